@@ -1,0 +1,65 @@
+"""A project: its folder, its checked treadle.yaml, and what follows from it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from treadle.core.errors import UserError
+from treadle.spec.derive import Resolved, derive
+from treadle.spec.load import Problem, read_file
+from treadle.spec.project import ProjectSpec
+
+
+class SpecError(UserError):
+    """treadle.yaml is wrong: ``problems`` lists everything, in the file's order."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        count = len(problems)
+        lines = "\n".join(str(problem) for problem in problems)
+        super().__init__(f"{lines}\n{count} problem{'s' if count > 1 else ''} found")
+        self.problems = list(problems)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checked project. ``folder`` is where treadle.yaml lies; relative paths of the file start there."""
+
+    folder: Path
+    spec: ProjectSpec
+    resolved: Resolved
+
+    @property
+    def store(self) -> Path:
+        return (self.folder / self.spec.store).resolve()
+
+    @property
+    def ledger_url(self) -> str | None:
+        """The ledger's URL with ``$NAMES`` filled in from the environment, or None for the store's own file."""
+        if self.spec.ledger is None:
+            return None
+
+        def fill(match: re.Match[str]) -> str:
+            name = match.group(1)
+            if name not in os.environ:
+                raise UserError(f"ledger names ${name}, which the environment lacks", cure=f"export {name}=...")
+            return os.environ[name]
+
+        return re.sub(r"\$([A-Z_][A-Z0-9_]*)", fill, self.spec.ledger)
+
+
+def load_project(path: Path, overrides: Sequence[str] = ()) -> Project:
+    """Read and check ``path`` (a treadle.yaml or its folder). Raises ``SpecError`` with every problem at once."""
+    file = path / "treadle.yaml" if path.is_dir() else path
+    outcome = read_file(file, overrides)
+    if isinstance(outcome, list):
+        raise SpecError(outcome)
+    try:
+        resolved = derive(outcome)
+    except ValueError as error:
+        cure = "give values that agree, or leave one out"
+        raise SpecError([Problem(str(file), 1, 1, "model.trunk.transformer", str(error), cure=cure)]) from None
+    return Project(file.resolve().parent, outcome, resolved)

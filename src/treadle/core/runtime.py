@@ -1,0 +1,66 @@
+"""Where and how tensors are computed: device, precision, threads, seed. A choice made from the hardware is stated."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+
+import torch
+
+from treadle.core.machine import cores
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """``precision`` is that of matrix products in training; weights, sums and optimiser state are float32."""
+
+    device: torch.device
+    precision: str
+    threads: int
+    reason: str
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether ``device`` has bf16 matrix instructions; without them a CPU emulates bf16 many times slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def choose_runtime(precision: str = "auto", threads: int | None = None) -> Runtime:
+    """A GPU where there is one, else the CPU; bf16 where it is native. Sets torch's thread count as a side effect."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    native = native_bf16(device)
+    if precision == "auto":
+        chosen = "bf16" if native else "float32"
+        reason = f"{device.type} {'has' if native else 'has no'} native bf16"
+    else:
+        chosen, reason = precision, "given"
+        if precision == "bf16" and not native:
+            reason = f"given; {device.type} has no native bf16, so float32 would be faster"
+    count = threads or cores()
+    torch.set_num_threads(count)
+    return Runtime(device, chosen, count, reason)
+
+
+def matrix_peak(runtime: Runtime, seconds: float = 1.0, size: int = 1024) -> float:
+    """Measured FLOP/s of a square matrix product in the runtime's precision: the best of as many as fit in ``seconds``."""
+    dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+    a = torch.randn(size, size, device=runtime.device).to(dtype)
+    b = torch.randn(size, size, device=runtime.device).to(dtype)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        c = a @ b
+        c[0, 0].item()  # waits for the device
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now >= end:
+            return 2 * size**3 / best

@@ -1,0 +1,110 @@
+"""The record: one example with where it came from, what it may be used under, and what it must not be split from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_OWN = ("id", "source", "licence", "group", "meta")
+_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Record:
+    """``id`` is the hash of the content, so equal content has equal ids wherever it came from."""
+
+    id: str
+    fields: Mapping[str, str]
+    """Named content, such as ``{"text": ...}``; the names are those of the model's inputs."""
+    source: str
+    """Where it came from, for people: a path or a URL."""
+    licence: str
+    group: str
+    """Records of one group are never in two parts of a split."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_fields(self, fields: Mapping[str, str]) -> Record:
+        """The same record with other content; its id stays that of what was collected, so that it can be traced."""
+        return replace(self, fields=fields)
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A record, or a file that never became one, that is not used, and why."""
+
+    source: str
+    reason: str
+    """One short word for counting, such as ``binary``."""
+    detail: str = ""
+    id: str = ""
+
+
+@dataclass
+class Account:
+    """in = kept + set aside, by reason."""
+
+    entered: int = 0
+    kept: int = 0
+    set_aside: Counter[str] = field(default_factory=Counter)
+
+    def check(self) -> None:
+        assert self.entered == self.kept + sum(self.set_aside.values()), f"the account does not balance: {self}"
+
+    def as_dict(self) -> dict[str, Any]:
+        self.check()
+        return {"in": self.entered, "kept": self.kept, "set_aside": dict(sorted(self.set_aside.items()))}
+
+
+def content_id(fields: Mapping[str, str]) -> str:
+    """The first 32 hex digits of the SHA-256 of the named content."""
+    text = json.dumps(dict(fields), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def write_records(path: Path, records: Iterable[Record], names: Iterable[str]) -> int:
+    """Write Parquet with a string column per field of ``names`` beside id, source, licence, group, meta (JSON); gives the count.
+
+    The layout is the one that ``datasets.load_dataset("parquet", data_files=...)`` opens.
+    """
+    names = list(names)
+    schema = pa.schema([(name, pa.string()) for name in ("id", *names, *_OWN[1:])])
+    count, rows = 0, []
+
+    def row(record: Record) -> dict[str, str]:
+        own = {"id": record.id, "source": record.source, "licence": record.licence, "group": record.group}
+        return own | {"meta": json.dumps(dict(record.meta), sort_keys=True)} | dict(record.fields)
+
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for record in records:
+            rows.append(row(record))
+            count += 1
+            if len(rows) == _ROWS:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema))
+    return count
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a Parquet file that ``write_records`` wrote, in order."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_ROWS):
+            for row in batch.to_pylist():
+                own = {key: row.pop(key) for key in _OWN}
+                meta = json.loads(own.pop("meta"))
+                yield Record(fields=row, meta=meta, **own)
+
+
+def write_set_aside(path: Path, items: Iterable[SetAside]) -> None:
+    """The quarantine file: source, reason, detail, id as strings."""
+    schema = pa.schema([(name, pa.string()) for name in ("source", "reason", "detail", "id")])
+    rows = [{"source": i.source, "reason": i.reason, "detail": i.detail, "id": i.id} for i in items]
+    pq.write_table(pa.Table.from_pylist(rows, schema), path, compression="zstd")

@@ -1,0 +1,41 @@
+"""The base of every section of treadle.yaml, and the field types that people write with units."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+
+from treadle.spec import units
+
+
+class Section(BaseModel):
+    """A mapping of treadle.yaml: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, arbitrary_types_allowed=True)
+
+
+def _text_schema(*examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": ["string", "number"], "examples": list(examples)})
+
+
+def _parsed(parse: Any, *examples: str) -> Any:
+    return (BeforeValidator(parse), _text_schema(*examples))
+
+
+def _once(parse: Any, kind: type) -> Any:
+    """Parse what is written; pass through what is parsed already (a default, or a section made in code)."""
+    return lambda value: value if type(value) is kind else parse(value)
+
+
+Duration = Annotated[float, *_parsed(_once(units.parse_duration, float), "90 s", "3 min")]
+Size = Annotated[int, *_parsed(units.parse_size, "200 KB", "1 MB")]
+Count = Annotated[int, *_parsed(units.parse_count, "500", "2M")]
+Fraction = Annotated[float, *_parsed(units.parse_fraction, "5%", "0.05")]
+Budget = Annotated[
+    units.Budget, *_parsed(_once(units.parse_budget, units.Budget), "500 steps", "2M tokens", "3 epochs", "3 min"),
+    PlainSerializer(str),
+]
+Bound = Annotated[
+    units.Bound, *_parsed(_once(units.parse_bound, units.Bound), "<= 2.0", ">= 50%"), PlainSerializer(str)
+]

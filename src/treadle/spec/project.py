@@ -1,0 +1,31 @@
+"""The whole of treadle.yaml."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from treadle.spec.data import Data
+from treadle.spec.fields import Section
+from treadle.spec.model import Model
+from treadle.spec.stages import Compress, Evaluate, Improve, Plan, Serve
+from treadle.spec.train import Train
+
+
+class ProjectSpec(Section):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    """Lower-case name of the model, as API clients say it."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Start of every random choice: split, weights, order, sampling of the scorecard."""
+    store: str = ".treadle"
+    """Folder, relative to this file, for everything that the project makes."""
+    ledger: str | None = None
+    """SQLAlchemy URL of the ledger, such as ``postgresql+psycopg://$USER:$PASSWORD@host/db`` ($NAMES come from the environment);
+    None: an SQLite file in the store."""
+    data: Data
+    model: Model
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    compress: Compress = Compress()
+    serve: Serve = Serve()
+    improve: Improve = Improve()
+    plan: Plan = Plan()

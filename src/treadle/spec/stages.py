@@ -1,0 +1,84 @@
+"""``evaluate:``, ``compress:``, ``serve:``, ``improve:`` and ``plan:``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from treadle.spec.fields import Bound, Budget, Fraction, Section, Size
+
+Metric = Literal["loss", "perplexity", "bits_per_byte", "accuracy"]
+
+
+class Sample(Section):
+    """Text that the scorecard shows, continued by the model."""
+
+    prompts: list[str] = ["def "]
+    tokens: int = Field(default=64, ge=1, le=4096)
+    """Longest continuation."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """0: always the likeliest token."""
+
+
+class Evaluate(Section):
+    gate: dict[Metric, Bound] = {}
+    """Figures that the test part must reach, with the whole of their 95% interval, before a version is packaged."""
+    max_tokens: int = Field(default=400_000, ge=1000)
+    """At most this many tokens of the test part are scored, in whole documents; what is left out is stated."""
+    resamples: int = Field(default=1000, ge=100)
+    """Bootstrap resamples for each interval."""
+    sample: Sample = Sample()
+
+
+class Compress(Section):
+    quantize: Literal["int8", "none"] = "int8"
+    """Weights of the matrix products; ``none`` packages the trained weights as they are."""
+    max_drift: Fraction = 0.01
+    """Largest relative rise of bits per byte on the test part before the package is refused."""
+
+
+class Serve(Section):
+    host: str = "127.0.0.1"
+    """Address to listen on; any but loopback demands a key (``treadle key``)."""
+    port: int = Field(default=8000, ge=0, le=65_535)
+    """0: any free port."""
+    slots: int = Field(default=4, ge=1, le=256)
+    """Answers generated at once; more wait in a queue."""
+    queue: int = Field(default=64, ge=0)
+    """Requests that may wait; more are answered 429."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest answer that a request may ask for."""
+    max_body: Size = 1_000_000
+    """Largest request body (bytes); larger ones are answered 413."""
+    store: Literal["consent", "always", "never"] = "consent"
+    """Whose text is kept for improvement, after redaction: of requests that say ``"store": true``, of all, of none."""
+    drain: float = Field(default=30.0, ge=0)
+    """Seconds that running answers are given when the server is asked to stop."""
+
+
+class Improve(Section):
+    budget: Budget | None = None
+    """As in ``train``; None: eight passes over the feedback, with its replay."""
+    replay: Fraction = 0.5
+    """Share of each batch that is old training data, so that old skills stay."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate; None: a fifth of the first training's."""
+    min_feedback: int = Field(default=8, ge=2)
+    """Fewer usable answers than this are not worth a round."""
+    holdout: Fraction = 0.3
+    """Share of the feedback, by prompt, that is scored and never trained on."""
+    max_loss: Fraction = 0.02
+    """Largest relative rise of bits per byte on the old test part."""
+
+
+class Plan(Section):
+    power: float = Field(default=65.0, gt=0)
+    """Watts that the machine draws while it trains."""
+    price: float = Field(default=0.10, ge=0)
+    """Price of the machine per hour."""
+    energy_price: float = Field(default=0.25, ge=0)
+    """Price of a kWh; 0 where the machine's price includes it."""
+    currency: str = "EUR"
+    memory: Size | None = None
+    """Memory that may be used (bytes); None: what the machine has free."""

@@ -1,0 +1,46 @@
+"""``train:`` how long, how fast, and how it is watched."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from treadle.spec.fields import Budget, Duration, Fraction, Section
+
+
+class Train(Section):
+    budget: Budget | None = None
+    """Steps, tokens, epochs or wall time; None: 20 tokens per parameter. A wall-time run ends on time, so its number of
+    steps depends on the machine; the others are repeated bit for bit."""
+    batch: int | None = Field(default=None, ge=1)
+    """Sequences per step, over all of ``accumulate``; None: by depth."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts that a step's batch is computed in, to save memory."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate; None: by width."""
+    schedule: Literal["cosine", "linear"] = "linear"
+    """Shape of the decay after warm-up."""
+    warmup: Fraction = 0.03
+    """Share of the budget over which the rate rises from zero."""
+    final_rate: Fraction = 0.0
+    """The last rate, as a share of the peak."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """AdamW's, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's averaging of the gradient and of its square."""
+    clip: float = Field(default=1.0, ge=0)
+    """Largest global norm of the gradient; 0: no clipping."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Of the matrix products; ``auto``: bf16 where the processor computes it natively."""
+    validate_every: Fraction = 0.1
+    """Validate each time this share of the budget has passed."""
+    validate_tokens: int = Field(default=65_536, ge=1)
+    """At most this many tokens of the validation part each time."""
+    checkpoint_every: Duration = Field(default=30.0, gt=0)
+    """Wall time between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=2)
+    """Newest checkpoints that are kept; the one before the newest is the fallback when that is damaged."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of the processor; None: one per core. The result depends on it, so it is part of the run's identity."""
+
