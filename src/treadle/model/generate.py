@@ -1,0 +1,100 @@
+"""Generation with a memory of keys and values, for one sequence or many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from treadle.model.layers.attention import LayerCache
+from treadle.model.model import LanguageModel
+from treadle.spec.shape import Shape
+
+
+class Cache:
+    """Keys and values of up to ``slots`` sequences of up to ``context`` tokens each."""
+
+    def __init__(self, shape: Shape, slots: int) -> None:
+        size = (shape.depth, slots, shape.kv_heads, shape.context, shape.head_dim)
+        self.keys, self.values = torch.zeros(size), torch.zeros(size)
+        self.lengths = [0] * slots
+        self.context = shape.context
+
+    def clear(self, slot: int) -> None:
+        self.lengths[slot] = 0
+
+    def views(self, slots: Sequence[int], count: int) -> tuple[list[LayerCache], Tensor]:
+        """Each layer's view for ``count`` new positions of ``slots``, and the positions (B, count)."""
+        starts = torch.tensor([self.lengths[slot] for slot in slots])
+        positions = starts[:, None] + torch.arange(count)  # (B, T)
+        length = int(positions[:, -1].max()) + 1
+        assert length <= self.context, f"{length} positions do not fit a context of {self.context}"
+        visible = torch.arange(length) <= positions[:, :, None]  # (B, T, L)
+        fresh = count == length  # every row starts at 0: plain causal attention, which has the faster kernel
+        mask = None if fresh or bool(visible.all()) else visible[:, None]
+        low, high = min(slots), max(slots) + 1
+        rows = torch.tensor(slots)[:, None] - low
+        views = []
+        for keys, values in zip(self.keys, self.values, strict=True):
+            # Slots are handed out lowest first, so a slice nearly always is exactly the rows that take part.
+            k, v = keys[low:high, :, :length], values[low:high, :, :length]
+            views.append(LayerCache(k, v, (rows, positions), mask))
+        return views, positions
+
+
+@torch.inference_mode()
+def advance(model: LanguageModel, cache: Cache, slots: Sequence[int], tokens: Tensor) -> Tensor:
+    """Read ``tokens`` (B, T) into the rows ``slots`` (ascending, distinct), and give the scores (B, V) float32 of what follows.
+
+    All rows take the same number of new tokens; each continues at its own length, which grows by T.
+    """
+    assert list(slots) == sorted(set(slots)), "slots ascend and are distinct"
+    if len(slots) == max(slots) - min(slots) + 1:
+        scores = _advance_block(model, cache, slots, tokens)
+    else:  # gaps between the rows: one block for each unbroken stretch
+        parts, start = [], 0
+        for index in range(1, len(slots) + 1):
+            if index == len(slots) or slots[index] != slots[index - 1] + 1:
+                parts.append(_advance_block(model, cache, slots[start:index], tokens[start:index]))
+                start = index
+        scores = torch.cat(parts)
+    for slot in slots:
+        cache.lengths[slot] += tokens.shape[1]
+    return scores
+
+
+def _advance_block(model: LanguageModel, cache: Cache, slots: Sequence[int], tokens: Tensor) -> Tensor:
+    caches, positions = cache.views(slots, tokens.shape[1])
+    hidden = model.hidden(tokens, positions, caches)
+    return model.scores(hidden[:, -1:])[:, 0].float()
+
+
+def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """One token from ``logits`` (V,): the likeliest at temperature 0, else from the smallest set of tokens whose probability
+    reaches ``top_p`` (Holtzman et al. 2020)."""
+    if temperature == 0:
+        return int(logits.argmax())
+    probabilities = torch.softmax(logits.double() / temperature, dim=-1)
+    if top_p < 1:
+        ordered, order = probabilities.sort(descending=True, stable=True)
+        keep = ordered.cumsum(0) - ordered < top_p  # the token that crosses the mark stays in
+        probabilities = torch.zeros_like(probabilities).scatter_(0, order[keep], ordered[keep])
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def generate(
+    model: LanguageModel, prompt: Sequence[int], max_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
+    end: int | None = None,
+) -> Iterator[int]:
+    """Continue ``prompt`` token by token: up to ``max_tokens``, to the ``end`` token (not given out), or to a full context."""
+    cache, generator = Cache(model.shape, 1), torch.Generator().manual_seed(seed)
+    logits = advance(model, cache, [0], torch.tensor([list(prompt)]))
+    for index in range(max_tokens):
+        token = sample(logits[0], temperature, top_p, generator)
+        if token == end:
+            return
+        yield token
+        if index + 1 == max_tokens or cache.lengths[0] == cache.context:
+            return
+        logits = advance(model, cache, [0], torch.tensor([[token]]))

@@ -1,0 +1,69 @@
+"""Where inputs, trunk and heads meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from treadle.core.batch import Batch
+from treadle.model.heads.next_token import NextToken
+from treadle.model.inputs.text import TextInput
+from treadle.model.layers.attention import LayerCache
+from treadle.model.trunks.transformer import Transformer
+from treadle.spec.shape import Shape
+
+
+class LanguageModel(nn.Module):
+    """Tokens in, a score per next token out. ``shape`` says all its sizes."""
+
+    def __init__(self, shape: Shape, dropout: float = 0.0, input: str = "text", head: str = "next") -> None:
+        super().__init__()
+        self.shape, self.input, self.head = shape, input, head
+        self.inputs = nn.ModuleDict({input: TextInput(shape.vocabulary, shape.width)})
+        self.trunk = Transformer(shape, dropout)
+        self.heads = nn.ModuleDict({head: NextToken(shape.vocabulary, shape.width, shape.tie_embeddings)})
+
+    @property
+    def embedding(self) -> nn.Module:
+        return self.inputs[self.input].embed_tokens  # type: ignore[return-value]
+
+    def hidden(self, tokens: Tensor, positions: Tensor | None = None, caches: Sequence[LayerCache] | None = None) -> Tensor:
+        """tokens (B, T) -> (B, T, D), normalised, ready for the head."""
+        features: Tensor = self.trunk(self.inputs[self.input](tokens), positions, caches)
+        return features
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, V)"""
+        logits: Tensor = self.heads[self.head](hidden, self.embedding)
+        return logits
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) -> (B, T, V): scores of what follows each position."""
+        return self.scores(self.hidden(tokens))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss in nats per predicted token."""
+        head = self.heads[self.head]
+        assert isinstance(head, NextToken)
+        return head.loss(self.logits(batch.inputs[self.input]), batch.targets[self.head])
+
+
+def make_model(shape: Shape, seed: int, dropout: float = 0.0, input: str = "text", head: str = "next") -> LanguageModel:
+    """A model with fresh weights, a pure function of the arguments.
+
+    Matrices are normal with deviation 1/sqrt(fan in); those that write into the residual stream are smaller by sqrt(2 x depth),
+    so that its size does not grow with depth (Radford et al. 2019, section 2.3). Embeddings have deviation 0.02.
+    """
+    model = LanguageModel(shape, dropout, input, head)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            continue
+        deviation = 0.02 if "embed_tokens" in name else parameter.shape[1] ** -0.5
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            deviation /= (2 * shape.depth) ** 0.5
+        with torch.no_grad():
+            parameter.normal_(0.0, deviation, generator=generator)
+    return model
