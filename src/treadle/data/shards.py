@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 
 PARTS = ("train", "validation", "test")
 END = "<|endoftext|>"
+END_ID = 0
+"""The end mark's token id, in every vocabulary."""
 
 
 @dataclass(frozen=True)
