@@ -1,0 +1,102 @@
+"""What all tests share: few threads, few and repeatable examples, real data, a real PostgreSQL, a browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+# Before torch is imported anywhere, here or in a test's subprocess: workers share the cores, and results depend on the count.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+hypothesis.settings.register_profile("few", deadline=None, derandomize=True, max_examples=30, database=None)
+hypothesis.settings.register_profile("many", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
+
+
+def lacking(what: str) -> NoReturn:
+    """Skip by name; where everything must be there (CI=true), fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"needs {what}: scripts/test-dependencies installs it")
+    pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Callable[[str], Path]:
+    """``data_folder("sst2")``: that folder of ``$TREADLE_DATA`` (default ``../shared/data``); skips by name where it is absent."""
+    root = Path(os.environ.get("TREADLE_DATA", ROOT.parent / "shared" / "data"))
+
+    def find(name: str) -> Path:
+        if not (root / name).exists():
+            pytest.skip(f"needs the data set {name} in {root}")
+        return root / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """Path of a Chromium."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    lacking("Chromium")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server of this session's own, without a database's name at its end."""
+    commands = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    found = str(commands[-1]) if commands else shutil.which("initdb")
+    if not found:
+        lacking("PostgreSQL")
+    folder = Path(tempfile.mkdtemp(prefix="treadle-postgres-", dir="/tmp"))
+    as_user: list[str] = []
+    if os.getuid() == 0:  # the server refuses to run as root
+        as_user = ["runuser", "-u", "postgres", "--"]
+        shutil.chown(folder, "postgres")
+    bin, data = Path(found).parent, folder / "data"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    control = [*as_user, str(bin / "pg_ctl"), "--pgdata", str(data), "--wait", "--timeout=60"]
+    initdb = [*as_user, found, "--pgdata", str(data), "--username=treadle", "--auth=trust", "--encoding=UTF8", "--no-sync"]
+    settings = f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+    try:
+        subprocess.run(initdb, check=True, capture_output=True, cwd="/")
+        start = [*control, "--options", settings, "--log", str(folder / "log"), "start"]
+        subprocess.run(start, check=True, stdout=subprocess.DEVNULL, cwd="/")
+        yield f"postgresql+psycopg://treadle@127.0.0.1:{port}"
+    finally:
+        if (data / "postmaster.pid").exists():
+            subprocess.run([*control, "--mode=fast", "stop"], check=False, stdout=subprocess.DEVNULL, cwd="/")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> Iterator[str]:
+    """URL of an empty database of a real PostgreSQL, this test's own."""
+    import sqlalchemy as sa
+
+    name = f"t{uuid.uuid4().hex}"
+    engine = sa.create_engine(f"{postgres_server}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield f"{postgres_server}/{name}"
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
