@@ -1,0 +1,168 @@
+"""What a run takes by arithmetic alone: tokens, steps, FLOPs, memory, disk. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from treadle.spec.derive import derive
+from treadle.spec.project import ProjectSpec
+from treadle.spec.shape import Shape
+from treadle.spec.units import Budget
+
+PROGRAM = 330_000_000
+"""Bytes of the interpreter, torch and the other libraries once they have computed something (measured, Linux x86-64)."""
+
+_FLOAT = 4
+_TEXT_COPIES = 7
+"""Bytes of memory per byte of text while it is prepared: the text, its words counted for the tokenizer, its tokens (measured)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a stage holds at its peak, by what they are for."""
+
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Work:
+    """How long training is, in every unit."""
+
+    steps: int
+    tokens: int
+    epochs: float
+    flops: float
+
+
+def layer_floats(shape: Shape, dropout: float = 0.0) -> float:
+    """Numbers per token that the backward pass needs from one layer's forward pass.
+
+    Of width D, query width E, key width K, hidden H: two norms keep input, normalised input and output (6 D, 2 scales);
+    attention keeps turned queries, keys, values and its result (2 E + 2 K, a log-sum per head), and query-key norms their input
+    and normalised input (2 E + 2 K, a scale per head); SwiGLU keeps gate, up, silu(gate) and the product (4 H). Dropout keeps
+    its masks, and makes attention keep three score matrices, with the keys and values repeated for every query head.
+    ``tests/plan/test_counting.py`` compares this with what autograd saves.
+    """
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    floats: float = 6 * shape.width + 2 + 2 * (query + key) + shape.heads + 4 * shape.hidden
+    if shape.qk_norm:
+        floats += 2 * (query + key) + shape.heads + shape.kv_heads
+    if dropout:
+        floats += 2 * shape.width + 3 * shape.heads * shape.context + 2 * query - shape.heads
+        floats -= 2 * key * (shape.heads == shape.kv_heads)
+    return floats
+
+
+def activation_floats(shape: Shape, dropout: float = 0.0) -> float:
+    """Numbers per token that the backward pass needs of all layers and the final norm (3 D, 1 scale); the scores are not among them."""
+    return shape.depth * layer_floats(shape, dropout) + 3 * shape.width + 1
+
+
+def train_memory(shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32") -> Memory:
+    """Peak of a training step that computes ``rows`` sequences at once: float32 weights, gradients and AdamW's two averages
+    (16 bytes per parameter), activations with once more a layer's for the gradients that pass through it, and three copies of the
+    scores (logits, their log-softmax, their gradient)."""
+    positions = rows * shape.context
+    parts = {
+        "program": PROGRAM,
+        "weights": _FLOAT * shape.parameters,
+        "gradients": _FLOAT * shape.parameters,
+        "optimiser": 2 * _FLOAT * shape.parameters,
+        "activations": int(_FLOAT * positions * (activation_floats(shape, dropout) + layer_floats(shape, dropout))),
+        "scores": 3 * _FLOAT * positions * shape.vocabulary,
+    }
+    if precision == "bf16":
+        parts["weights in bf16"] = 2 * shape.parameters
+    return Memory(parts)
+
+
+def forward_memory(shape: Shape, rows: int, copies: int = 1) -> Memory:
+    """Peak of scoring ``rows`` sequences with ``copies`` of the model at hand: one layer's activations, three copies of the scores."""
+    positions = rows * shape.context
+    return Memory({
+        "program": PROGRAM,
+        "weights": copies * _FLOAT * shape.parameters,
+        "activations": int(_FLOAT * positions * layer_floats(shape)),
+        "scores": 3 * _FLOAT * positions * shape.vocabulary,
+    })
+
+
+def prepare_memory(text: int) -> Memory:
+    """Peak of preparing ``text`` bytes."""
+    return Memory({"program": PROGRAM, "text": _TEXT_COPIES * text})
+
+
+def count_work(shape: Shape, batch: int, budget: Budget, train_tokens: int, step_seconds: float | None = None) -> Work | None:
+    """Steps, tokens, passes over ``train_tokens`` and FLOPs of a budget; None for a wall-time budget without ``step_seconds``."""
+    per_step = batch * shape.context
+    if budget.unit == "seconds":
+        if step_seconds is None:
+            return None
+        steps = max(1, int(budget.amount / step_seconds))
+    elif budget.unit == "steps":
+        steps = int(budget.amount)
+    elif budget.unit == "tokens":
+        steps = math.ceil(budget.amount / per_step)
+    else:
+        steps = max(1, math.ceil(budget.amount * train_tokens / per_step))
+    tokens = steps * per_step
+    return Work(steps, tokens, tokens / max(train_tokens, 1), tokens * shape.train_flops)
+
+
+def disk_bytes(shape: Shape, text: int, tokens: int, keep_checkpoints: int, quantize: str) -> dict[str, int]:
+    """Bytes that a run leaves, and needs on its way, on disk: text and tokens, checkpoints (one more than is kept while the newest
+    is written) with weights and AdamW's averages, the model, and the package in float32 or int8."""
+    parameters = shape.parameters
+    return {
+        "corpus": text // 3,  # zstd on text, about
+        "dataset": 2 * tokens,
+        "checkpoints": (keep_checkpoints + 1) * 3 * _FLOAT * parameters,
+        "model": _FLOAT * parameters,
+        "package": parameters + shape.width * _FLOAT if quantize == "int8" else _FLOAT * parameters,
+    }
+
+
+def cure_for_memory(spec: ProjectSpec, limit: int, precision: str = "float32") -> str:
+    """The mildest change of treadle.yaml after which training fits into ``limit`` bytes: smaller parts of a batch (which changes no
+    result), then a smaller depth, then a shorter context."""
+    resolved = derive(spec)
+    trunk = spec.model.trunk.transformer
+    assert trunk is not None
+
+    def fits(shape: Shape, rows: int) -> bool:
+        return train_memory(shape, rows, trunk.dropout, precision).total <= limit
+
+    for parts in range(spec.train.accumulate + 1, resolved.batch + 1):
+        if resolved.batch % parts == 0 and fits(resolved.shape, resolved.batch // parts):
+            return f"set 'train.accumulate: {parts}': the same steps, each computed in smaller parts"
+    for depth in range(trunk.depth - 1, 0, -1):
+        smaller = _with_depth(spec, depth)
+        if smaller and fits(smaller[0], 1):
+            parts = f" and 'train.accumulate: {smaller[1]}'" if smaller[1] > 1 else ""
+            return f"set 'model.trunk.transformer.depth: {depth}' or less{parts}"
+    context = resolved.shape.context // 2
+    while context >= 8:
+        changed = {**resolved.shape.as_dict(), "context": context}
+        if fits(Shape(**changed), 1):  # type: ignore[arg-type]
+            return f"set 'context: {context}' and 'train.accumulate: {resolved.batch}'"
+        context //= 2
+    return "free some memory, raise 'plan.memory', or use a larger machine"
+
+
+def _with_depth(spec: ProjectSpec, depth: int) -> tuple[Shape, int] | None:
+    """The shape and batch that follow from another depth, or None where the other given values do not allow it."""
+    assert spec.model.trunk.transformer is not None
+    transformer = spec.model.trunk.transformer.model_copy(update={"depth": depth})
+    trunk = spec.model.trunk.model_copy(update={"transformer": transformer})
+    changed = spec.model_copy(update={"model": spec.model.model_copy(update={"trunk": trunk})})
+    try:
+        resolved = derive(changed)
+    except ValueError:
+        return None
+    return resolved.shape, resolved.batch
