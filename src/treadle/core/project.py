@@ -10,7 +10,8 @@ from pathlib import Path
 
 from treadle.core.errors import UserError
 from treadle.spec.derive import Resolved, derive
-from treadle.spec.load import Problem, read_file
+from treadle.spec.load import read_file
+from treadle.spec.problem import Problem
 from treadle.spec.project import ProjectSpec
 
 
@@ -57,9 +58,4 @@ def load_project(path: Path, overrides: Sequence[str] = ()) -> Project:
     outcome = read_file(file, overrides)
     if isinstance(outcome, list):
         raise SpecError(outcome)
-    try:
-        resolved = derive(outcome)
-    except ValueError as error:
-        cure = "give values that agree, or leave one out"
-        raise SpecError([Problem(str(file), 1, 1, "model.trunk.transformer", str(error), cure=cure)]) from None
-    return Project(file.resolve().parent, outcome, resolved)
+    return Project(file.resolve().parent, outcome, derive(outcome))

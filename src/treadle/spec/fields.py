@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema, model_validator
 
 from treadle.spec import units
 
 
 class Section(BaseModel):
-    """A mapping of treadle.yaml: unknown keys are errors, values do not change after reading."""
+    """A mapping of treadle.yaml: unknown keys are errors, ``true`` or ``"3"`` is no number, values do not change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True, arbitrary_types_allowed=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_under_it(cls, value: Any) -> Any:
+        """``train:`` with nothing under it means the defaults."""
+        return {} if value is None else value
 
 
 def _text_schema(*examples: str) -> WithJsonSchema:
@@ -34,7 +42,7 @@ Count = Annotated[int, *_parsed(units.parse_count, "500", "2M")]
 Fraction = Annotated[float, *_parsed(units.parse_fraction, "5%", "0.05")]
 Budget = Annotated[
     units.Budget, *_parsed(_once(units.parse_budget, units.Budget), "500 steps", "2M tokens", "3 epochs", "3 min"),
-    PlainSerializer(str),
+    PlainSerializer(units.Budget.exact),  # not rounded for people: it is part of an artifact's identity
 ]
 Bound = Annotated[
     units.Bound, *_parsed(_once(units.parse_bound, units.Bound), "<= 2.0", ">= 50%"), PlainSerializer(str)

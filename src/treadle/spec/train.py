@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from treadle.spec.fields import Budget, Duration, Fraction, Section
+
+Rate = Annotated[float, Field(strict=True, ge=0, lt=1)]
 
 
 class Train(Section):
@@ -27,7 +29,7 @@ class Train(Section):
     """The last rate, as a share of the peak."""
     weight_decay: float = Field(default=0.1, ge=0)
     """AdamW's, on matrices only."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Rate, Rate] = Field(default=(0.9, 0.95), strict=False)
     """AdamW's averaging of the gradient and of its square."""
     clip: float = Field(default=1.0, ge=0)
     """Largest global norm of the gradient; 0: no clipping."""
@@ -43,4 +45,3 @@ class Train(Section):
     """Newest checkpoints that are kept; the one before the newest is the fallback when that is damaged."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of the processor; None: one per core. The result depends on it, so it is part of the run's identity."""
-

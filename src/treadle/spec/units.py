@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_NUMBER = r"([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)"
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?)"
 _SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "day": 86400, "d": 86400}
 _BYTES = {"b": 1, "byte": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
@@ -23,8 +23,8 @@ def _split(value: object, units: Mapping[str, float], what: str, example: str) -
     match = re.fullmatch(rf"\s*{_NUMBER}\s*([a-zA-Z]*)\s*", str(value))
     unit = match.group(2).lower() if match else ""
     for name in (unit, unit.removesuffix("s")):
-        if match and name in units:
-            return float(match.group(1)) * units[name]
+        if match and name in units and (number := float(match.group(1)) * units[name]) < math.inf:
+            return number
     raise ValueError(f"{what} is written like {example}")
 
 
@@ -35,7 +35,7 @@ def parse_duration(value: object) -> float:
 
 def parse_size(value: object) -> int:
     """Bytes (int) from ``200 KB``, ``1.5 MiB``; a bare number means bytes."""
-    return int(_split(value, _BYTES | {"": 1}, "a size", "'200 KB' or '1.5 MiB'"))
+    return round(_split(value, _BYTES | {"": 1}, "a size", "'200 KB' or '1.5 MiB'"))
 
 
 def parse_count(value: object) -> int:
@@ -70,6 +70,10 @@ class Budget:
             return format_duration(self.amount)
         return f"{format_count(self.amount)} {self.unit}"
 
+    def exact(self) -> str:
+        """As ``parse_budget`` reads back to the last digit."""
+        return f"{_exact(self.amount)} {self.unit}"
+
 
 def parse_budget(value: object) -> Budget:
     """A budget from ``500 steps``, ``2M tokens``, ``1.5 epochs``, or a duration such as ``3 min``."""
@@ -102,15 +106,22 @@ class Bound:
         return figure <= self.value if self.sign == "<=" else figure >= self.value
 
     def __str__(self) -> str:
-        return f"{self.sign} {self.value:g}"
+        """As ``parse_bound`` reads back to the last digit."""
+        return f"{self.sign} {_exact(self.value)}"
 
 
 def parse_bound(value: object) -> Bound:
     """A bound from ``<= 2.0`` or ``>= 50%``."""
-    match = re.fullmatch(r"\s*(<=|>=)\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)\s*(%?)\s*", str(value))
-    if not match:
+    match = re.fullmatch(rf"\s*(<=|>=)\s*([-+]?){_NUMBER}\s*(%?)\s*", str(value))
+    number = float(match.group(2) + match.group(3)) if match else math.inf
+    if not match or not math.isfinite(number):
         raise ValueError("a bound is written like '<= 2.0' or '>= 50%'")
-    return Bound(match.group(1), float(match.group(2)) / (100 if match.group(3) else 1))
+    return Bound(match.group(1), number / (100 if match.group(4) else 1))
+
+
+def _exact(number: float) -> str:
+    """The shortest text that reads back as the same number, whole numbers without a fraction."""
+    return str(int(number)) if number == int(number) and abs(number) < 2**53 else repr(float(number))
 
 
 def format_duration(seconds: float) -> str:
@@ -129,18 +140,21 @@ def format_duration(seconds: float) -> str:
 
 def format_size(count: float) -> str:
     """``512 B``, ``1.2 MB``, decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    if abs(count) < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         count /= 1000
-    return f"{count:.1f} TB"
+        if abs(count) < 999.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
 
 
 def format_count(count: float) -> str:
-    """``950``, ``12.2k``, ``3.4M``, ``1.2G``."""
-    if abs(count) < 10_000:
-        return f"{count:g}" if count == int(count) else f"{count:.3g}"
-    for unit, size in (("G", 1e9), ("M", 1e6)):
-        if abs(count) >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count / 1e3:.3g}k"
+    """``950``, ``12.2k``, ``3.4M``, ``1.2G``: three figures, whole numbers below 10,000 in full."""
+    if count == int(count) and abs(count) < 10_000:
+        return str(int(count))
+    rounded = float(f"{count:.3g}")
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(rounded) >= size:
+            return f"{rounded / size:.6g}{unit}"
+    return f"{rounded:g}"
