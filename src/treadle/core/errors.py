@@ -15,6 +15,9 @@ The command line prints ``str(error)`` and exits with ``error.exit_code``; a tra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class TreadleError(Exception):
     """The base: ``message`` says what is wrong and where, ``cure`` what to do about it."""
@@ -25,6 +28,8 @@ class TreadleError(Exception):
         super().__init__(message)
         self.message = message
         self.cure = cure
+        self.figures: Mapping[str, Any] = {}
+        """What was measured before it failed."""
 
     def __str__(self) -> str:
         return f"{self.message}\n  cure: {self.cure}" if self.cure else self.message

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -24,7 +24,7 @@ class Sample(Section):
 class Evaluate(Section):
     gate: dict[Metric, Bound] = {}
     """Figures that the test part must reach, with the whole of their 95% interval, before a version is packaged."""
-    max_tokens: int = Field(default=400_000, ge=1000)
+    max_tokens: int = Field(default=150_000, ge=1000)
     """At most this many tokens of the test part are scored, in whole documents; what is left out is stated."""
     resamples: int = Field(default=1000, ge=100)
     """Bootstrap resamples for each interval."""
@@ -60,11 +60,11 @@ class Serve(Section):
 class Improve(Section):
     budget: Budget | None = None
     """As in ``train``; None: eight passes over the feedback, with its replay."""
-    replay: Fraction = 0.5
+    replay: Annotated[Fraction, Field(lt=1)] = 0.5
     """Share of each batch that is old training data, so that old skills stay."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate; None: a fifth of the first training's."""
-    min_feedback: int = Field(default=8, ge=2)
+    min_feedback: int = Field(default=20, ge=2)
     """Fewer usable answers than this are not worth a round."""
     holdout: Fraction = 0.3
     """Share of the feedback, by prompt, that is scored and never trained on."""

@@ -1,0 +1,18 @@
+"""What is minimised. An objective takes a model and a batch, and gives the loss of that batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from treadle.core.batch import Batch
+from treadle.core.registry import Registry
+from treadle.model.model import LanguageModel
+from treadle.train.objectives import next_token
+
+Objective = Callable[[LanguageModel, Batch], Tensor]
+
+OBJECTIVES: Registry[Objective] = Registry("objective")
+OBJECTIVES.register("next_token")(next_token.per_token)
+OBJECTIVES.register("next_token_per_row")(next_token.per_row)

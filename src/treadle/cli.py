@@ -1,0 +1,246 @@
+"""The words of the command line: parse, dispatch, print. A word's module is imported when the word is used, so that help and
+checks never wait for torch."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import treadle
+from treadle.core.errors import TreadleError, UserError
+
+# What each word needs, beside what stands above.
+_MODULES = {
+    "check": "treadle.check", "config": "treadle.spec.load", "project": "treadle.core.project", "recipes": "treadle.scaffold",
+    "pipeline": "treadle.pipeline", "serve": "treadle.serve.server", "trace": "treadle.report.trace",
+    "report": "treadle.report.page", "ledger": "treadle.store.ledger", "artifacts": "treadle.store.artifacts",
+    "show": "treadle.show", "plan": "treadle.plan.estimate",
+}
+
+app = typer.Typer(
+    help="Your own data into your own model, in production, and better every week.", no_args_is_help=True, add_completion=False,
+    rich_markup_mode=None, pretty_exceptions_enable=False,
+)
+key_app = typer.Typer(help="API keys, which a server beyond loopback demands. Only their hashes are kept.", no_args_is_help=True)
+app.add_typer(key_app, name="key")
+
+File = Annotated[Path, typer.Option("--file", "-f", help="The project's treadle.yaml, or its folder.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the file: --set train.budget='500 steps'.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output; messages go to standard error.")]
+_HERE = Path("treadle.yaml")
+
+
+def _use(name: str) -> Any:
+    return importlib.import_module(_MODULES[name])
+
+
+class _Output:
+    """What a command gives: a JSON document, or lines for people."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def give(self, document: Mapping[str, Any], lines: Sequence[str] = ()) -> None:
+        if self.as_json:
+            print(json.dumps(document, indent=2, default=str, ensure_ascii=False))
+        else:
+            print("\n".join(lines))
+
+
+@contextmanager
+def _command(as_json: bool) -> Iterator[_Output]:
+    """Turn what goes wrong into one message and an exit code: 1 the work failed or the gate refused, 2 the input is wrong."""
+    output = _Output(as_json)
+    try:
+        yield output
+    except TreadleError as error:
+        if as_json:
+            body = {"kind": type(error).__name__, "message": error.message, "cure": error.cure}
+            problems = [vars(problem) for problem in getattr(error, "problems", ())]
+            output.give({"error": body | ({"problems": problems} if problems else {}), **error.figures})
+        elif error.figures.get("scorecard"):
+            print("\n".join(_use("show").outcome(error.figures)))
+        print(f"treadle: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("treadle: stopped. Finished stages and checkpoints are kept: run the same command again to go on.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:  # the reader of our output went away, as 'head' does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+
+
+def _project(file: Path, overrides: list[str] | None) -> Any:
+    return _use("project").load_project(file, overrides or [])
+
+
+def _workshop(file: Path, overrides: list[str] | None) -> Any:
+    return _use("pipeline").Workshop.open(_project(file, overrides))
+
+
+def _ledger(project: Any) -> Any:
+    return _use("ledger").Ledger(project.store, project.ledger_url)
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(treadle.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    recipe: Annotated[str, typer.Argument(help="Which recipe to start from; 'treadle recipes' lists them.")] = "pycode",
+    folder: Annotated[Path | None, typer.Argument(help="Where; default: a folder named like the recipe.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a project folder from a recipe."""
+    with _command(json) as output:
+        made = _use("recipes").init(recipe, folder)
+        lines = [f"made {made} from recipe {recipe}", "next:", f"  cd {made}", "  treadle plan", "  treadle run", "  treadle serve"]
+        output.give({"folder": str(made), "recipe": recipe}, lines)
+
+
+@app.command()
+def recipes(json: Json = False) -> None:
+    """List the recipes."""
+    with _command(json) as output:
+        found = _use("recipes").recipes()
+        output.give({"recipes": found}, [f"{name:12}  {text}" for name, text in found.items()])
+
+
+@app.command()
+def check(file: File = _HERE, set: Set = None, json: Json = False) -> None:
+    """Validate the file and the data it names; every problem at once, with its line and cure."""
+    with _command(json) as output:
+        project = _project(file, set)
+        found = _use("check").check_data(project)
+        output.give(found, _use("show").checked(project, found))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of treadle.yaml, for editors."""
+    with _command(True) as output:
+        output.give(_use("config").json_schema())
+
+
+@app.command()
+def plan(file: File = _HERE, set: Set = None, json: Json = False) -> None:
+    """Say what a run will take (parameters, memory, time, energy, money) before any is spent."""
+    with _command(json) as output:
+        workshop = _workshop(file, set)
+        made = _use("pipeline").plan(workshop)
+        output.give(made.as_dict(), made.lines())
+        if not made.fits:
+            raise UserError("this will not fit", cure=made.cure)
+
+
+@app.command()
+def run(file: File = _HERE, set: Set = None, json: Json = False) -> None:
+    """Build a version: collect, prepare, train, evaluate, compress; promote it if it is better. Cached and resumable."""
+    with _command(json) as output:
+        workshop = _workshop(file, set)
+        pipeline = _use("pipeline")
+        made = pipeline.plan(workshop)
+        if not made.fits:
+            raise UserError("this will not fit:\n" + "\n".join(made.lines()), cure=made.cure)
+        outcome = pipeline.build(workshop, made).as_dict()
+        output.give(outcome, _use("show").outcome(outcome, file))
+
+
+@app.command()
+def improve(file: File = _HERE, set: Set = None, json: Json = False) -> None:
+    """Turn users' feedback into a new version, and promote it only if it is measured to be better."""
+    with _command(json) as output:
+        outcome = _use("pipeline").improve(_workshop(file, set)).as_dict()
+        output.give(outcome, _use("show").outcome(outcome, file))
+
+
+@app.command()
+def rollback(
+    file: File = _HERE, json: Json = False,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for on the command line",
+) -> None:
+    """Make the version live again that was live before."""
+    with _command(json) as output:
+        row = _ledger(_project(file, None)).rollback(reason)
+        line = f"version {row['version']} is live again ({row['package']}); a running server changes over by itself"
+        output.give({"version": row["version"], "package": row["package"]}, [line])
+
+
+@app.command()
+def serve(
+    file: File = _HERE, set: Set = None,
+    host: Annotated[str | None, typer.Option(help="Address; any but loopback demands a key.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0: any free one.", min=0, max=65535)] = None,
+) -> None:
+    """Serve the live version: an OpenAI-compatible API, and a page with feedback."""
+    with _command(False):
+        project = _project(file, set)
+        store = _use("artifacts").Store(project.store)
+        given = project.spec.serve
+        _use("serve").run_server(project, store, _ledger(project), host or given.host, given.port if port is None else port)
+
+
+@app.command()
+def trace(
+    id: Annotated[str, typer.Argument(help="An answer's id, an artifact's id, or a version such as v2.")],
+    file: File = _HERE, json: Json = False,
+) -> None:
+    """Follow an answer, a version or an artifact back to the data that it came from."""
+    with _command(json) as output:
+        project = _project(file, None)
+        found = _use("trace").trace(_use("artifacts").Store(project.store), _ledger(project), id)
+        output.give(found.as_dict(), found.lines())
+
+
+@app.command()
+def report(
+    file: File = _HERE, json: Json = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write it; default: report.html in the store.")] = None,
+) -> None:
+    """Write one self-contained HTML page: what happened, and is it good."""
+    with _command(json) as output:
+        project = _project(file, None)
+        path = _use("report").write_report(project, _use("artifacts").Store(project.store), _ledger(project), out)
+        output.give({"path": str(path)}, [f"wrote {path}"])
+
+
+@key_app.command("add")
+def key_add(name: Annotated[str, typer.Argument(help="Who will use it.")], file: File = _HERE, json: Json = False) -> None:
+    """Make a key. It is shown once."""
+    with _command(json) as output:
+        made = _ledger(_project(file, None)).add_key(name)
+        output.give({"name": name, "key": made}, [made])
+
+
+@key_app.command("revoke")
+def key_revoke(name: Annotated[str, typer.Argument(help="Its name.")], file: File = _HERE, json: Json = False) -> None:
+    """Take a key out of use."""
+    with _command(json) as output:
+        _ledger(_project(file, None)).revoke_key(name)
+        output.give({"name": name, "revoked": True}, [f"{name} is revoked"])
+
+
+@key_app.command("list")
+def key_list(file: File = _HERE, json: Json = False) -> None:
+    """List the keys' names."""
+    with _command(json) as output:
+        rows = [dict(row) for row in _ledger(_project(file, None)).all_keys()]
+        lines = [f"{row['name']:20}  {'revoked' if row['revoked'] else 'live'}" for row in rows]
+        output.give({"keys": rows}, lines or ["no keys"])
+
+
+def main() -> None:
+    """The entry point of ``treadle``."""
+    app()

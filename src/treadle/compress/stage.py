@@ -1,0 +1,90 @@
+"""model -> package: what is served. Its outputs are compared with the model's, and one that drifted too far is not written."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from treadle.core.errors import GateRefused
+from treadle.core.progress import say, task
+from treadle.core.project import Project
+from treadle.data.shards import END_ID, Shard
+from treadle.model.generate import generate
+from treadle.model.hub import load_model, save_model
+from treadle.model.layers.quantized import quantize_modules
+from treadle.model.model import LanguageModel
+from treadle.model.score import score_documents
+from treadle.store.artifacts import Artifact, Store
+
+VERSION = 1
+
+
+def compress_model(project: Project, store: Store, model: Artifact, scorecard: Artifact, dataset: Artifact) -> Artifact:
+    """Package ``model`` as ``compress:`` says. Raises ``GateRefused`` where bits per byte rise by more than ``max_drift``."""
+    settings = project.spec.compress
+    config = settings.model_dump(mode="json")
+    parents = (model.id, scorecard.id)
+    id = store.identify("package", parents, config, VERSION)
+    if store.has(id):
+        say(f"package: cached ({id})")
+        return store.open(id)
+    original = load_model(model.path)
+    with store.create(id, parents=parents, config=config, version=VERSION, seed=project.spec.seed) as draft:
+        packed = load_model(model.path)
+        if settings.quantize == "int8":
+            quantize_modules(packed)
+        save_model(packed, draft.path)
+        shutil.copy(model.path / "tokenizer.json", draft.path)
+        packed = load_model(draft.path)  # what is measured is what will be served
+        before = scorecard.counts["metrics"]["bits_per_byte"]["value"]
+        after = _bits_per_byte(packed, scorecard, dataset)
+        drift = after / before - 1
+        if drift > settings.max_drift:
+            cure = "raise compress.max_drift, or set compress.quantize: none"
+            message = f"{settings.quantize} weights raise bits per byte from {before:.4f} to {after:.4f}"
+            raise GateRefused(f"{message}: {drift:+.2%}, more than {settings.max_drift:.2%}", cure=cure)
+        speeds = _speeds(original, packed)
+        draft.counts.update(
+            {
+                "quantize": settings.quantize, "drift": drift, "max_drift": settings.max_drift,
+                "original": _figures(model.path, speeds[0], before), "package": _figures(draft.path, speeds[1], after),
+            }
+        )
+    return store.open(id)
+
+
+def _bits_per_byte(model: LanguageModel, scorecard: Artifact, dataset: Artifact) -> float:
+    """Of ``model`` on exactly the documents that the scorecard scored."""
+    table = pq.read_table(scorecard.path / "documents.parquet")
+    shard = Shard(dataset.path, str(scorecard.counts["part"]))
+    chosen = table["document"].to_pylist()
+    documents = [shard.document(i) for i in chosen]
+    masks = [shard.document_targets(i) for i in chosen]
+    with task("scoring the package", sum(int(mask.sum()) for mask in masks), "tokens") as work:
+        nats = score_documents(model, documents, masks, work.advance).nats
+    return float(nats.sum() / math.log(2) / np.sum(table["bytes"].to_numpy()))
+
+
+def _speeds(*models: LanguageModel, rounds: int = 5) -> list[float]:
+    """Generated tokens/s of each model, one stream, greedy: the median of alternating rounds, so that drift of the machine cancels."""
+    tokens = min(64, models[0].shape.context - 2)
+    found: list[list[float]] = [[] for _ in models]
+    for turn in range(rounds + 1):
+        for model, times in zip(models, found, strict=True):
+            start = time.perf_counter()
+            count = sum(1 for _ in generate(model, [END_ID], tokens))
+            if turn:  # the first round warms up
+                times.append(count / (time.perf_counter() - start))
+    return [statistics.median(times) for times in found]
+
+
+def _figures(folder: Path, speed: float, bits_per_byte: float) -> dict[str, Any]:
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return {"bytes": size, "tokens_per_second": round(speed, 1), "bits_per_byte": bits_per_byte}

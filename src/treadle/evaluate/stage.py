@@ -1,0 +1,129 @@
+"""model + dataset -> scorecard: figures with intervals, baselines on the same bytes, a verdict, and a sample to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer
+
+from treadle.core.machine import cores
+from treadle.core.progress import say, task
+from treadle.core.project import Project
+from treadle.data.loader import Numbers
+from treadle.data.shards import END_ID, Shard
+from treadle.data.tokenizer import decode, load_tokenizer
+from treadle.evaluate.baselines import NGram, compressed_nats
+from treadle.evaluate.metrics import Figure, Floats, Scores, bits_per_byte, figures, weights
+from treadle.model.generate import generate
+from treadle.model.hub import load_model
+from treadle.model.model import LanguageModel
+from treadle.model.score import score_documents
+from treadle.spec.stages import Evaluate
+from treadle.store.artifacts import Artifact, Store, write_json
+
+VERSION = 1
+PART = "test"
+
+
+def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Artifact, *, baselines: bool = True) -> Artifact:
+    """Score ``model`` on the test part of ``dataset``. The verdict stands in the scorecard; acting on it is the caller's.
+
+    Without ``baselines``, as on users' answers, there is no verdict either: the gate's bounds are about the project's own test part.
+    """
+    settings = project.spec.evaluate
+    config = settings.model_dump(mode="json") | {"seed": project.spec.seed, "baselines": baselines}
+    parents = (model.id, dataset.id)
+    id = store.identify("scorecard", parents, config, VERSION)
+    if store.has(id):
+        say(f"scorecard: cached ({id})")
+        return store.open(id)
+    torch.set_num_threads(cores())
+    shard = Shard(dataset.path, PART)
+    chosen = choose_documents(shard, settings.max_tokens, project.spec.seed)
+    network = load_model(model.path)
+    scores = score(network, shard, chosen)
+    drawn = weights(len(chosen), settings.resamples, project.spec.seed)
+    metrics = figures(scores, drawn)
+    card: dict[str, Any] = {
+        "model": model.id, "dataset": dataset.id, "part": PART, "documents": len(chosen),
+        "tokens": int(scores.tokens.sum()), "bytes": int(scores.bytes.sum()),
+        "left_out": {"documents": len(shard) - len(chosen), "tokens": len(shard.tokens) - int(shard_tokens(shard, chosen).sum())},
+        "metrics": {name: figure.as_dict() for name, figure in metrics.items()},
+        "baselines": _baselines(shard, chosen, dataset, drawn) if baselines else {},
+        "gate": judge(settings, metrics) if baselines else [],
+        "samples": _samples(network, load_tokenizer(model.path / "tokenizer.json"), settings, project.spec.seed),
+    }
+    with store.create(id, parents=parents, config=config, version=VERSION, seed=project.spec.seed) as draft:
+        write_json(draft.path / "scorecard.json", card)
+        table = {"id": [shard.ids[i] for i in chosen], "nats": scores.nats, "correct": scores.correct}
+        table |= {"tokens": scores.tokens, "bytes": scores.bytes, "document": chosen}
+        pq.write_table(pa.table(table), draft.path / "documents.parquet")
+        draft.counts.update(card)
+    return store.open(id)
+
+
+def choose_documents(shard: Shard, max_tokens: int, seed: int) -> Numbers:
+    """Ascending indices of whole documents, drawn in an order that depends on the seed, up to ``max_tokens``; at least one."""
+    order = np.random.default_rng(seed).permutation(len(shard))
+    within = np.cumsum(shard_tokens(shard, order)) <= max_tokens
+    within[0] = True
+    return np.sort(order[within]).astype(np.int64)
+
+
+def shard_tokens(shard: Shard, chosen: Numbers) -> npt.NDArray[np.int64]:
+    """Tokens of each chosen document."""
+    lengths: npt.NDArray[np.int64] = np.diff(shard.starts)[chosen]
+    return lengths
+
+
+def score(model: LanguageModel, shard: Shard, chosen: Numbers) -> Scores:
+    """Per-document scores of the chosen documents."""
+    documents = [shard.document(int(i)) for i in chosen]
+    masks = [shard.document_targets(int(i)) for i in chosen]
+    with task("scoring the test part", sum(int(m.sum()) for m in masks), "tokens") as work:
+        found = score_documents(model, documents, masks, work.advance)
+    sizes = shard.bytes[chosen].astype(np.float64)
+    return Scores(found.nats, found.correct.astype(np.float64), found.tokens.astype(np.float64), sizes)
+
+
+def judge(settings: Evaluate, metrics: Mapping[str, Figure]) -> list[dict[str, Any]]:
+    """One row per bound of the gate: it is passed only if the whole interval keeps to it."""
+    rows = []
+    for name, bound in settings.gate.items():
+        figure = metrics[name]
+        passed = bound.holds(figure.high) and bound.holds(figure.low)
+        rows.append({"metric": name, "bound": str(bound), **figure.as_dict(), "passed": passed})
+    return rows
+
+
+def _baselines(shard: Shard, chosen: Numbers, dataset: Artifact, drawn: Floats) -> dict[str, Any]:
+    """bits_per_byte of each baseline; the n-gram models learn from the same train part as the model."""
+    documents = [shard.document(int(i)) for i in chosen]
+    sizes = shard.bytes[chosen].astype(np.float64)
+    tokenizer = load_tokenizer(dataset.path / "tokenizer.json")
+    train = Shard(dataset.path, "train").tokens
+    found: dict[str, Floats] = {}
+    with task("baselines", 3) as work:
+        for name, order in (("unigram", 1), ("trigram", 3)):
+            counted = NGram(train, tokenizer.get_vocab_size(), order)
+            found[name] = np.array([counted.nats(document) for document in documents])
+            work.advance(1, name)
+        found["lzma"] = compressed_nats([decode(tokenizer, document[:-1].tolist()).encode() for document in documents])
+        work.advance(1, "lzma")
+    return {name: {"bits_per_byte": bits_per_byte(nats, sizes, drawn).as_dict()} for name, nats in found.items()}
+
+
+def _samples(model: LanguageModel, tokenizer: Tokenizer, settings: Evaluate, seed: int) -> list[dict[str, str]]:
+    samples = []
+    for prompt in settings.sample.prompts:
+        ids = [END_ID, *tokenizer.encode(prompt, add_special_tokens=False).ids][-model.shape.context + 1 :]
+        wanted = settings.sample
+        answer = generate(model, ids, wanted.tokens, temperature=wanted.temperature, seed=seed, end=END_ID)
+        samples.append({"prompt": prompt, "text": decode(tokenizer, answer)})
+    return samples

@@ -1,0 +1,134 @@
+"""Feedback -> corpus -> dataset: which answers teach something, and which of them are held out to tell whether it was learned."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from treadle.core.errors import UserError
+from treadle.core.progress import say
+from treadle.core.project import Project
+from treadle.data.record import Account, Record, SetAside, content_id, read_records, write_records, write_set_aside
+from treadle.data.shards import END_ID, Document, write_shard
+from treadle.data.tokenizer import encode_all, load_tokenizer
+from treadle.store.artifacts import Artifact, Store
+from treadle.store.ledger import Ledger
+
+CORPUS_VERSION = 1
+DATASET_VERSION = 1
+HELD_OUT_FLOOR = 5
+"""Fewer held-out answers give no interval worth the name."""
+
+LICENCE = "user feedback, given with consent"
+
+
+def curate(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Record], list[SetAside], Account]:
+    """Rows of ``Ledger.all_feedback`` -> records with the fields ``prompt`` and ``answer``, what is set aside, and the account.
+
+    An edited answer teaches the edit, one that was accepted teaches itself. Only the newest word on each answer counts.
+    """
+    newest = {row["answer"]: row["id"] for row in rows}
+    account, records, aside = Account(), [], []
+    seen: dict[str, str] = {}
+    for row in rows:
+        account.entered += 1
+        source = f"answer {row['answer']}"
+        answer = row["edited"] if row["edited"] is not None else row["text"]
+        reason = _unusable(row, newest, answer)
+        if reason is None:
+            fields = {"prompt": str(row["prompt"]), "answer": str(answer)}
+            id = content_id(fields)
+            if id in seen:
+                reason = "said before"
+            seen.setdefault(id, source)
+        if reason is None:
+            kind = "edited" if row["edited"] is not None else "accepted"
+            meta = {"feedback": row["id"], "kind": kind, "version": row["version"]}
+            records.append(Record(id, fields, source, LICENCE, _group(fields["prompt"]), meta))
+            account.kept += 1
+        else:
+            aside.append(SetAside(source, reason, f"feedback {row['id']}"))
+            account.set_aside[reason] += 1
+    return records, aside, account
+
+
+def _unusable(row: Mapping[str, Any], newest: Mapping[str, int], answer: str | None) -> str | None:
+    if newest[row["answer"]] != row["id"]:
+        return "superseded"
+    if row["prompt"] is None or answer is None:
+        return "text not stored"
+    if row["edited"] is None and row["rating"] != "up":
+        return "rejected without an edit"
+    return None if answer.strip() else "empty"
+
+
+def feedback_corpus(project: Project, store: Store, ledger: Ledger) -> Artifact:
+    """Everything that users taught so far, as a corpus. Raises ``UserError`` where that is too little for a round."""
+    rows = ledger.all_feedback()
+    records, aside, account = curate(rows)
+    least = project.spec.improve.min_feedback
+    if len(records) < least:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(account.set_aside.items()))
+        cure = "collect more on the page or by POST /v1/feedback, or lower improve.min_feedback"
+        message = f"{len(rows)} pieces of feedback, {len(records)} usable{f' ({reasons})' if reasons else ''}: {least} are needed"
+        raise UserError(message, cure=cure)
+    config = {"feedback": [row["id"] for row in rows], "records": [record.id for record in records]}
+    id = store.identify("corpus", (), config, CORPUS_VERSION)
+    if not store.has(id):
+        with store.create(id, parents=(), config=config, version=CORPUS_VERSION, seed=project.spec.seed) as draft:
+            write_records(draft.path / "records.parquet", records, ("prompt", "answer"))
+            write_set_aside(draft.path / "quarantine.parquet", aside)
+            size = sum(len(text.encode()) for record in records for text in record.fields.values())
+            answers = {"pattern": "users' feedback", "licence": LICENCE, "files": len(records), "bytes": size}
+            draft.counts.update({"account": account.as_dict(), "bytes": size, "redacted": {}, "sources": [answers]})
+    return store.open(id)
+
+
+def feedback_dataset(project: Project, store: Store, corpus: Artifact, base: Artifact) -> Artifact:
+    """``corpus`` in the tokens of the version ``base``: prompts are read, answers are predicted. A prompt is in one part only."""
+    holdout, seed = project.spec.improve.holdout, project.spec.seed
+    config = {"holdout": holdout, "seed": seed, "tokenizer": base.id}
+    id = store.identify("dataset", (corpus.id,), config, DATASET_VERSION)
+    if store.has(id):
+        return store.open(id)
+    records = list(read_records(corpus.path / "records.parquet"))
+    parts: dict[str, list[Record]] = {"train": [], "validation": [], "test": []}
+    for record in records:
+        parts["test" if _share(record.group, seed) < holdout else "train"].append(record)
+    if len(parts["test"]) < HELD_OUT_FLOOR or not parts["train"]:
+        cure = "collect feedback on more different prompts, or raise improve.holdout"
+        message = f"{len(parts['test'])} of {len(records)} answers are held out (whole prompts are): {HELD_OUT_FLOOR} are needed"
+        raise UserError(message, cure=cure)
+    tokenizer = load_tokenizer(base.path / "tokenizer.json")
+    with store.create(id, parents=(corpus.id,), config=config, version=DATASET_VERSION, seed=seed) as draft:
+        tokenizer.save(str(draft.path / "tokenizer.json"))
+        counts = {part: write_shard(draft.path, part, _documents(tokenizer, kept)) for part, kept in parts.items()}
+        total = sum(c["bytes"] for c in counts.values()) / max(1, sum(c["tokens"] for c in counts.values()))
+        draft.counts.update({"parts": counts, "vocabulary": tokenizer.get_vocab_size(), "bytes_per_token": total})
+    say(f"feedback: {len(parts['train'])} answers to learn from, {len(parts['test'])} held out")
+    return store.open(id)
+
+
+def _documents(tokenizer: Tokenizer, records: Sequence[Record]) -> list[Document]:
+    """Prompt and answer are encoded apart, as the server does, so that the boundary falls where it will when answering."""
+    prompts = encode_all(tokenizer, (record.fields["prompt"] for record in records))
+    answers = encode_all(tokenizer, (record.fields["answer"] for record in records))
+    documents = []
+    for record, prompt, answer in zip(records, prompts, answers, strict=True):
+        targets = [0] * len(prompt) + [1] * (len(answer) + 1)
+        size = len(record.fields["answer"].encode())
+        documents.append(Document(record.id, record.source, [*prompt, *answer, END_ID], size, targets))
+    return documents
+
+
+def _group(prompt: str) -> str:
+    return hashlib.sha256(prompt.strip().encode()).hexdigest()[:16]
+
+
+def _share(group: str, seed: int) -> float:
+    """A number in [0, 1) that depends on group and seed alone, so what is held out stays so as feedback grows."""
+    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,0 +1,216 @@
+"""The stages in order. Each gives an artifact named by what it was made from, so what is there already is not made again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from treadle.compress.stage import compress_model
+from treadle.core.errors import GateRefused, TreadleError, UserError
+from treadle.core.machine import peak_memory
+from treadle.core.progress import say
+from treadle.core.project import Project
+from treadle.evaluate.compare import compare
+from treadle.evaluate.stage import evaluate_model
+from treadle.feedback.curate import feedback_corpus, feedback_dataset
+from treadle.feedback.promote import Decision, decide_improvement, decide_run
+from treadle.plan.estimate import Plan, make_plan
+from treadle.plan.estimate import compare as compare_plan
+from treadle.prepare.corpus import make_corpus
+from treadle.prepare.dataset import make_dataset
+from treadle.store.artifacts import Artifact, Store
+from treadle.store.ledger import Ledger
+from treadle.train.stage import first_round, improvement_round, train_model
+
+
+@dataclass
+class Workshop:
+    """A project with its store and its ledger open."""
+
+    project: Project
+    store: Store
+    ledger: Ledger
+
+    @classmethod
+    def open(cls, project: Project) -> Workshop:
+        return cls(project, Store(project.store), Ledger(project.store, project.ledger_url))
+
+    def keep(self, artifact: Artifact) -> Artifact:
+        """File a stage's artifact in the ledger."""
+        self.ledger.record_artifact(artifact.manifest)
+        return artifact
+
+
+@dataclass
+class Outcome:
+    """What a run or a round made, what it measured, and what went live."""
+
+    artifacts: dict[str, str] = field(default_factory=dict)
+    scorecard: Mapping[str, Any] = field(default_factory=dict)
+    package: Mapping[str, Any] = field(default_factory=dict)
+    account: Mapping[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    cached: list[str] = field(default_factory=list)
+    """Stages whose artifact was there already, or begun by an earlier run: their time says nothing about the plan."""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    decision: Decision | None = None
+    version: int | None = None
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[list[Artifact]]:
+        """Time a stage, which puts its artifacts into the list."""
+        start, began = time.perf_counter(), datetime.now(UTC)
+        made: list[Artifact] = []
+        yield made
+        self.seconds[stage] = time.perf_counter() - start
+        self.artifacts |= {artifact.kind: artifact.id for artifact in made}
+        if any(a.counts.get("resumed_at") or datetime.fromisoformat(a.manifest["created"]) < began.replace(microsecond=0) for a in made):
+            self.cached.append(stage)
+
+    def compare(self, plan: Plan) -> None:
+        """Set predicted beside measured, for the stages that were done from start to end."""
+        fresh = {stage: seconds for stage, seconds in self.seconds.items() if stage not in self.cached}
+        self.plan = compare_plan(plan.as_dict(), fresh, peak_memory())
+
+    def as_dict(self) -> dict[str, Any]:
+        conditions = [{"text": text, "holds": holds} for text, holds in self.decision.conditions] if self.decision else []
+        return {
+            "artifacts": self.artifacts, "scorecard": dict(self.scorecard), "package": dict(self.package),
+            "account": dict(self.account), "cached": self.cached, "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
+            "plan": dict(self.plan), "promoted": self.decision.promote if self.decision else None, "conditions": conditions,
+            "version": self.version, "peak_memory": peak_memory(),
+        }
+
+
+def build(workshop: Workshop, plan: Plan) -> Outcome:
+    """The loop's build half: prepare, train, evaluate, compress, and promote if better. Raises ``GateRefused`` if it is not good
+    enough; what was made stays, and the ledger says what happened."""
+    project, store = workshop.project, workshop.store
+    outcome = Outcome()
+    with _recorded(workshop, "run", outcome):
+        with outcome.timed("prepare") as made:
+            corpus = workshop.keep(make_corpus(project, store))
+            dataset = workshop.keep(make_dataset(project, store, corpus))
+            made += [corpus, dataset]
+        outcome.account = corpus.counts["account"]
+        with outcome.timed("train") as made:
+            model = workshop.keep(train_model(project, store, dataset, first_round(project, dataset)))
+            made.append(model)
+        with outcome.timed("evaluate") as made:
+            scorecard = workshop.keep(evaluate_model(project, store, model, dataset))
+            made.append(scorecard)
+        outcome.scorecard = scorecard.counts
+        _pass_gate(scorecard)
+        with outcome.timed("compress") as made:
+            package = workshop.keep(compress_model(project, store, model, scorecard, dataset))
+            made.append(package)
+        outcome.package = package.counts
+        outcome.compare(plan)
+        outcome.version, outcome.decision = _go_live(workshop, package, scorecard, dataset)
+        if outcome.decision and not outcome.decision.promote:
+            raise GateRefused(f"not promoted: {outcome.decision.reason}", cure="the live version stays; change data or settings")
+    return outcome
+
+
+def improve(workshop: Workshop) -> Outcome:
+    """The loop's other half: feedback -> data -> new version -> gate -> promote or refuse (``GateRefused``)."""
+    project, store, ledger = workshop.project, workshop.store, workshop.ledger
+    live = live_package(workshop)
+    base = store.open(live.parents[0])
+    dataset = store.open(_dataset_of(store, base))
+    outcome = Outcome()
+    with _recorded(workshop, "improve", outcome):
+        with outcome.timed("prepare") as made:
+            corpus = workshop.keep(feedback_corpus(project, store, ledger))
+            answers = workshop.keep(feedback_dataset(project, store, corpus, base))
+            made += [corpus, answers]
+        outcome.account = corpus.counts["account"]
+        with outcome.timed("train") as made:
+            model = workshop.keep(train_model(project, store, dataset, improvement_round(project, base, dataset, answers)))
+            made.append(model)
+        with outcome.timed("evaluate") as made:
+            cards = [workshop.keep(evaluate_model(project, store, m, dataset)) for m in (base, model)]
+            new_cards = [workshop.keep(evaluate_model(project, store, m, answers, baselines=False)) for m in (base, model)]
+            made.append(cards[1])
+        outcome.scorecard = cards[1].counts
+        settings = project.spec
+        gained = compare(*new_cards, settings.evaluate.resamples, settings.seed)
+        kept = compare(*cards, settings.evaluate.resamples, settings.seed)
+        outcome.decision = decide_improvement(*gained, *kept, settings.improve.max_loss)
+        if not outcome.decision.promote:
+            cure = "the live version stays; collect more feedback, or see 'improve:' in treadle.yaml"
+            raise GateRefused(f"not promoted: {outcome.decision.reason}", cure=cure)
+        with outcome.timed("compress") as made:
+            package = workshop.keep(compress_model(project, store, model, cards[1], dataset))
+            made.append(package)
+        outcome.package = package.counts
+        outcome.version = ledger.promote(package.id, outcome.decision.reason)
+    return outcome
+
+
+def live_package(workshop: Workshop) -> Artifact:
+    """The package that is served. Raises ``UserError`` where none is."""
+    live = workshop.ledger.live()
+    if live is None:
+        raise UserError("no version is live yet", cure="run 'treadle run' first")
+    return workshop.store.open(live["package"])
+
+
+def plan(workshop: Workshop) -> Plan:
+    """What a run will take. Nothing is built."""
+    return make_plan(workshop.project, workshop.store)
+
+
+def _pass_gate(scorecard: Artifact) -> None:
+    failed = [row for row in scorecard.counts["gate"] if not row["passed"]]
+    if failed:
+        figures = "; ".join(
+            f"{row['metric']} {row['value']:.4g} (95% interval {row['low']:.4g} to {row['high']:.4g}) is not {row['bound']}"
+            for row in failed
+        )
+        cure = "train longer or deeper, give more data, or lower evaluate.gate; the scorecard is in 'treadle report'"
+        raise GateRefused(f"the gate refused: {figures}", cure=cure)
+
+
+def _go_live(
+    workshop: Workshop, package: Artifact, scorecard: Artifact, dataset: Artifact
+) -> tuple[int | None, Decision | None]:
+    """Promote ``package`` if it is the first, or better than what is live; gives the live version and the decision, if one was due."""
+    project, store, ledger = workshop.project, workshop.store, workshop.ledger
+    live = ledger.live()
+    if live is None:
+        return ledger.promote(package.id, "the first version that passed the gate"), None
+    if live["package"] == package.id:
+        say(f"version {live['version']} is this package already")
+        return int(live["version"]), None
+    base = store.open(store.open(live["package"]).parents[0])
+    earlier = workshop.keep(evaluate_model(project, store, base, dataset))
+    change, before = compare(earlier, scorecard, project.spec.evaluate.resamples, project.spec.seed)
+    decision = decide_run(change, before, live["version"])
+    version = ledger.promote(package.id, decision.reason) if decision.promote else int(live["version"])
+    return version, decision
+
+
+def _dataset_of(store: Store, model: Artifact) -> str:
+    """The dataset that a model was first trained on: its own parent, or that which its improvement replayed."""
+    return next(parent for parent in model.parents if parent.startswith("dataset-"))
+
+
+@contextmanager
+def _recorded(workshop: Workshop, word: str, outcome: Outcome) -> Iterator[None]:
+    """File the run in the ledger, however it ends."""
+    id = workshop.ledger.start_run(word)
+    try:
+        yield
+    except TreadleError as error:
+        error.figures = outcome.as_dict()
+        workshop.ledger.end_run(id, type(error).__name__, {**error.figures, "error": error.message})
+        raise
+    except BaseException as error:
+        workshop.ledger.end_run(id, "failed", {**outcome.as_dict(), "error": repr(error)})
+        raise
+    workshop.ledger.end_run(id, "done", outcome.as_dict())

@@ -1,0 +1,92 @@
+"""Results as people read them in a terminal. Takes plain documents, computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from treadle.core.project import Project
+from treadle.spec.units import format_count, format_duration, format_size
+
+_METRICS = {
+    "loss": "nats per token", "perplexity": "exp(loss)", "bits_per_byte": "lower is better", "accuracy": "next token is the likeliest",
+}
+
+
+def checked(project: Project, found: Mapping[str, Any]) -> list[str]:
+    """The outcome of ``treadle check``."""
+    lines = [f"{project.folder / 'treadle.yaml'} is right"]
+    for source in found["sources"]:
+        size = f"{source['count']} files, {format_size(source['bytes'])}"
+        lines.append(f"  {source['files']}: {size} ({source['excluded']} excluded)")
+    return [*lines, "", f"model of {format_count(found['parameters'])} parameters, which follow from depth:", *derived(found["derived"])]
+
+
+def derived(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each value with its reason."""
+    return _table([(f"  {row['key']}", str(row["value"]), row["reason"]) for row in rows])
+
+
+def outcome(found: Mapping[str, Any], file: Path | None = None) -> list[str]:
+    """What a run or a round of improvement made, measured and decided."""
+    lines: list[str] = []
+    if found.get("account"):
+        lines += ["", *account(found["account"])]
+    if found.get("scorecard"):
+        lines += ["", *scorecard(found["scorecard"])]
+    if found.get("package"):
+        lines += ["", *package(found["package"])]
+    if found.get("plan"):
+        lines += ["", *found["plan"].get("lines", [])]
+    if found.get("conditions"):
+        lines += ["", "promoted:" if found["promoted"] else "not promoted:"]
+        lines += [f"  {'yes' if row['holds'] else ' NO'}  {row['text']}" for row in found["conditions"]]
+    if found.get("version"):
+        where = f" -f {file}" if file and str(file) != "treadle.yaml" else ""
+        lines += ["", f"version {found['version']} is live. Serve it:  treadle serve{where}"]
+    return lines[1:] if lines and not lines[0] else lines
+
+
+def account(found: Mapping[str, Any]) -> list[str]:
+    """in = kept + set aside, by reason."""
+    aside = found["set_aside"]
+    total = sum(aside.values())
+    lines = [f"data: {found['in']} records in = {found['kept']} kept + {total} set aside"]
+    width = max((len(reason) for reason in aside), default=0)
+    return lines + [f"  {reason:{width}}  {count:>6}" for reason, count in sorted(aside.items(), key=lambda item: -item[1])]
+
+
+def scorecard(card: Mapping[str, Any]) -> list[str]:
+    """Figures with intervals, baselines, verdict and samples."""
+    size = f"{card['documents']} documents, {format_count(card['tokens'])} tokens, {format_size(card['bytes'])}"
+    left = card["left_out"]["documents"]
+    lines = [f"scorecard on the {card['part']} part ({size}{f'; {left} documents left out' if left else ''}), 95% intervals:"]
+    rows = [(f"  {name}", _figure(figure), _METRICS[name]) for name, figure in card["metrics"].items()]
+    for name, figures in card["baselines"].items():
+        rows.append((f"  {name} baseline", _figure(figures["bits_per_byte"]), "bits_per_byte on the same bytes"))
+    lines += _table(rows)
+    for row in card["gate"]:
+        lines.append(f"  gate: {row['metric']} {row['bound']}: {'passed' if row['passed'] else 'REFUSED'}")
+    for sample in card["samples"]:
+        lines += ["  sample:", *(f"    | {line}" for line in (sample["prompt"] + "\u2038" + sample["text"]).splitlines())]
+    return lines
+
+
+def package(found: Mapping[str, Any]) -> list[str]:
+    """What was packed, beside what it was made from."""
+    before, after = found["original"], found["package"]
+    rows = [("  ", "trained", found["quantize"]), ("  size", format_size(before["bytes"]), format_size(after["bytes"]))]
+    rows.append(("  tokens/s", f"{before['tokens_per_second']:.0f}", f"{after['tokens_per_second']:.0f}"))
+    rows.append(("  bits_per_byte", f"{before['bits_per_byte']:.4f}", f"{after['bits_per_byte']:.4f}"))
+    drift = f"drift {found['drift']:+.2%}, {found['max_drift']:.2%} allowed"
+    return ["package:", *_table(rows), f"  {drift}"]
+
+
+def _figure(figure: Mapping[str, float]) -> str:
+    return f"{figure['value']:.4g}  ({figure['low']:.4g} to {figure['high']:.4g})"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

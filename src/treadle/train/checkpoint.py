@@ -1,0 +1,106 @@
+"""Checkpoints: everything that the next step depends on, written whole or not at all, without pickle.
+
+    WORKSPACE/checkpoints/step-00000120/weights.safetensors, optimizer.safetensors, state.json
+
+state.json is written last and holds the sha256 of the other two. A damaged checkpoint is passed over for the one before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from treadle.core.errors import WorkError
+from treadle.core.progress import say
+from treadle.model.model import LanguageModel
+from treadle.store.artifacts import disk_errors, sha256_of, write_json
+
+_FILES = ("weights.safetensors", "optimizer.safetensors")
+
+
+@dataclass
+class Position:
+    """Where a run stands after ``step`` steps. Data order and schedule follow from it."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    """Training time so far, over all interruptions."""
+    validations: int = 0
+    validation_loss: float | None = None
+    loss: float | None = None
+    history_bytes: int = 0
+    """Length of history.jsonl; what stands behind it was written by steps that will be done again."""
+
+
+def save_checkpoint(
+    workspace: Path, model: LanguageModel, optimizer: torch.optim.Optimizer, position: Position, keep: int
+) -> None:
+    """Write the checkpoint of ``position`` and remove all but the newest ``keep``."""
+    folder = workspace / "checkpoints"
+    final = folder / f"step-{position.step:08d}"
+    draft = folder / f"draft-{os.getpid()}"
+    with disk_errors(workspace):
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, draft / _FILES[0])
+            save_file(_optimizer_tensors(optimizer) | {"rng": torch.get_rng_state()}, draft / _FILES[1])
+            hashes = {name: sha256_of(draft / name) for name in _FILES}
+            for name in _FILES:
+                handle = os.open(draft / name, os.O_RDONLY)
+                os.fsync(handle)
+                os.close(handle)
+            write_json(draft / "state.json", {"position": asdict(position), "sha256": hashes})
+            shutil.rmtree(final, ignore_errors=True)
+            draft.rename(final)
+        except SafetensorError as error:  # the library wraps the system's error and loses its number
+            if "os error 28" in str(error) or "No space left" in str(error):
+                raise OSError(28, os.strerror(28), str(draft)) from error
+            raise WorkError(f"cannot write a checkpoint to {folder}: {error}", cure="check that disk") from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(workspace: Path, model: LanguageModel, optimizer: torch.optim.Optimizer) -> Position | None:
+    """Bring ``model``, ``optimizer`` and torch's random state to the newest whole checkpoint; None where there is none."""
+    for folder in sorted((workspace / "checkpoints").glob("step-*"), reverse=True):
+        try:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            if any(sha256_of(folder / name) != state["sha256"][name] for name in _FILES):
+                raise ValueError("its content does not match its hash")
+            weights, tensors = load_file(folder / _FILES[0]), load_file(folder / _FILES[1])
+            position = Position(**state["position"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            say(f"checkpoint {folder.name} is damaged ({error}): going on from the one before it")
+            shutil.rmtree(folder)
+            continue
+        model.load_state_dict(weights)
+        torch.set_rng_state(tensors.pop("rng"))
+        _restore_optimizer(optimizer, tensors)
+        return position
+    return None
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    flat = [(f"{index}.{name}", value) for index, entry in state.items() for name, value in entry.items()]
+    return {name: torch.as_tensor(value).contiguous() for name, value in flat}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

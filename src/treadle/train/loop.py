@@ -1,0 +1,197 @@
+"""The one training loop. Methods differ by objective, batches and hooks; data order follows from the step alone."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from treadle.core.batch import IGNORE, Batch
+from treadle.core.errors import Interrupted, WorkError
+from treadle.core.runtime import Runtime
+from treadle.model.model import LanguageModel
+from treadle.optim.adamw import make_adamw
+from treadle.optim.schedule import rate
+from treadle.spec.train import Train
+from treadle.spec.units import Budget
+from treadle.train.checkpoint import Position, load_checkpoint, save_checkpoint
+from treadle.train.hooks import HistoryHook, Hook, Step
+from treadle.train.objectives import Objective
+
+
+class Batches(Protocol):
+    """Where examples come from: a pure function of the step and the number of rows."""
+
+    def batch_at(self, step: int, batch: int) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """When the run ends: after ``steps``, or after ``seconds`` of training time; one of them is None."""
+
+    steps: int | None
+    seconds: float | None
+
+    @classmethod
+    def of(cls, budget: Budget, tokens_per_step: int, tokens_per_epoch: int) -> Horizon:
+        if budget.unit == "seconds":
+            return cls(None, budget.amount)
+        per_step = {"steps": 1.0, "tokens": tokens_per_step, "epochs": tokens_per_step / max(tokens_per_epoch, 1)}[budget.unit]
+        return cls(max(1, math.ceil(budget.amount / per_step)), None)
+
+    def progress(self, position: Position) -> float:
+        """Share of the run that is done, 0 to 1 and, by the last step's length, beyond."""
+        if self.steps is not None:
+            return position.step / self.steps
+        assert self.seconds is not None
+        return position.seconds / self.seconds
+
+
+@dataclass
+class Loop:
+    """A run: ``resume`` where it stood, then ``run`` to the end of the horizon."""
+
+    model: LanguageModel
+    objective: Objective
+    batches: Batches
+    validate: Callable[[LanguageModel], float]
+    horizon: Horizon
+    settings: Train
+    batch: int
+    learning_rate: float
+    runtime: Runtime
+    workspace: Path
+
+    def resume(self) -> Position:
+        """Make the optimiser, and go back to the newest whole checkpoint where there is one."""
+        s = self.settings
+        self.optimizer = make_adamw(self.model.named_parameters(), self.learning_rate, s.betas, s.weight_decay)
+        self.position = load_checkpoint(self.workspace, self.model, self.optimizer) or Position()
+        self.history = HistoryHook(self.workspace / "history.jsonl", self.position.history_bytes)
+        return self.position
+
+    def run(self, hooks: Sequence[Hook]) -> Position:
+        """Train to the end. Raises ``Interrupted`` after Ctrl-C or SIGTERM, with a checkpoint of the last step written."""
+        watchers: list[Hook] = [self.history, *hooks]
+        start, before = time.perf_counter(), self.position.seconds
+        saved = start
+        with _interruptions() as stop:
+            while self.horizon.progress(self.position) < 1.0:
+                figures = self._step(start, before)
+                for hook in watchers:
+                    hook.on_step(figures)
+                if self._validation_due():
+                    self._validate(figures, watchers)
+                    self.position.seconds = before + time.perf_counter() - start
+                now = time.perf_counter()
+                if stop or now - saved >= self.settings.checkpoint_every:
+                    self.save()
+                    saved = now
+                if stop:
+                    cure = "run the same command again: it goes on from here"
+                    raise Interrupted(f"stopped at step {self.position.step}; a checkpoint is written", cure=cure)
+        self.save()
+        return self.position
+
+    def save(self) -> None:
+        self.position.history_bytes = self.history.size()
+        save_checkpoint(self.workspace, self.model, self.optimizer, self.position, self.settings.keep_checkpoints)
+
+    def _step(self, start: float, before: float) -> Step:
+        position, settings = self.position, self.settings
+        begun = time.perf_counter()
+        progress = self.horizon.progress(position)
+        # Half a step on, so that neither the first nor the last step is spent at rate zero.
+        ahead = progress + 0.5 * (1 / self.horizon.steps if self.horizon.steps else progress / max(position.step, 1))
+        learning_rate = rate(ahead, self.learning_rate, settings.warmup, settings.final_rate, settings.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        batch = self.batches.batch_at(position.step, self.batch).to(self.runtime.device)
+        loss = self._gradients(batch)
+        limit = settings.clip or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            cure = f"lower train.learning_rate (is {self.learning_rate:g}) and run again: it goes on from the last checkpoint"
+            raise WorkError(f"the loss is {loss} and the gradient's norm {norm} at step {position.step + 1}", cure=cure)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        now = time.perf_counter()
+        position.step += 1
+        position.tokens += batch.positions
+        position.seconds = before + now - start
+        position.loss = loss
+        return Step(
+            position.step, position.tokens, position.seconds, loss, learning_rate, norm, batch.positions / (now - begun),
+            min(1.0, self.horizon.progress(position)),
+        )
+
+    def _gradients(self, batch: Batch) -> float:
+        """Backward over the step's parts, each weighted by its share of the predicted tokens; gives the batch's loss."""
+        self.model.train()
+        parts = batch.split(self.settings.accumulate)
+        counts = [int((part.targets[self.model.head] != IGNORE).sum()) for part in parts] if len(parts) > 1 else [1]
+        total = 0.0
+        for part, count in zip(parts, counts, strict=True):
+            with self.runtime.autocast():
+                loss = self.objective(self.model, part)
+            loss = loss * (count / sum(counts)) if len(parts) > 1 else loss
+            torch.autograd.backward(loss)
+            total += float(loss.detach())
+        return total
+
+    def _validation_due(self) -> bool:
+        progress = self.horizon.progress(self.position)
+        due = (self.position.validations + 1) * self.settings.validate_every
+        return progress >= 1.0 or (self.settings.validate_every > 0 and progress >= due)
+
+    def _validate(self, figures: Step, watchers: Sequence[Hook]) -> None:
+        loss = self.validate(self.model)
+        every = self.settings.validate_every
+        self.position.validations = int(figures.progress / every + 1e-9) if every else 0
+        self.position.validation_loss = loss
+        for hook in watchers:
+            hook.on_validation(figures, loss)
+
+
+def mean_loss(model: LanguageModel, batches: Batches, batch: int, steps: int, runtime: Runtime) -> float:
+    """Mean loss in nats per predicted token over the first ``steps`` batches."""
+    model.eval()
+    total, count = 0.0, 0
+    with torch.inference_mode(), runtime.autocast():
+        for step in range(steps):
+            part = batches.batch_at(step, batch).to(runtime.device)
+            targets = int((part.targets[model.head] != IGNORE).sum())
+            total += float(model.loss(part)) * targets
+            count += targets
+    return total / max(count, 1)
+
+
+@contextlib.contextmanager
+def _interruptions() -> Iterator[list[int]]:
+    """A list that becomes non-empty on SIGINT or SIGTERM, so that the step in hand is finished and saved first."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if seen:  # asked twice: at once, from the last checkpoint
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    try:
+        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: the caller has the signals
+        yield seen
+        return
+    try:
+        yield seen
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
