@@ -1,0 +1,136 @@
+"""Who may ask: anyone on this machine, elsewhere whoever has a key; and no web page of another site."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+
+import anyio.to_thread
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from treadle.core.errors import RequestError, TreadleError, UserError
+from treadle.serve.failures import told
+from treadle.store.ledger import Ledger
+
+_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_OPEN = ("/", "/healthz", "/readyz")
+_DISCARD = 16  # times the limit of a body that is read and thrown away, so that a client still reads why it was refused
+_PATIENCE = 5.0  # seconds that this may take
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_keys(host: str, ledger: Ledger) -> None:
+    """Raises ``UserError`` where ``host`` can be reached from elsewhere and no one has a key."""
+    if not is_loopback(host) and not any(row["revoked"] is None for row in ledger.all_keys()):
+        message = f"{host} can be reached from other machines, and there is no key to ask with"
+        raise UserError(message, cure="make one with 'treadle key add NAME', or serve on 127.0.0.1")
+
+
+class Guard:
+    """ASGI middleware in front of every route.
+
+    - On loopback the Host header must name this machine, so that a web page cannot reach the server under a name of its own
+      that it points here (DNS rebinding). Beyond loopback any name will do, as a key is demanded.
+    - A key is demanded beyond loopback; on loopback one that is sent must be right. The page's files and the two health
+      routes are open.
+    - A POST must say that it is JSON, which a form of another site cannot (CSRF), and be no longer than ``max_body`` bytes.
+    """
+
+    def __init__(self, app: ASGIApp, ledger: Ledger, host: str, max_body: int) -> None:
+        self.app, self.ledger, self.max_body = app, ledger, max_body
+        self.local = is_loopback(host)
+        self.names = {*_NAMES, f"[{host}]" if ":" in host else host}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            headers = Headers(scope=scope)
+            self._check_host(headers)
+            if not _is_open(scope["path"]):
+                await self._check_key(headers)
+            if scope["method"] == "POST":
+                _check_kind(headers)
+                receive = await self._whole_body(headers, receive)
+        except TreadleError as error:  # not a RequestError where the ledger, which knows the keys, cannot be read
+            await told(Request(scope), error)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _check_host(self, headers: Headers) -> None:
+        given = headers.get("host", "")
+        name = given.rpartition(":")[0] if given.rpartition(":")[2].isdigit() else given
+        if self.local and name.lower() not in self.names:
+            cure = "ask for localhost or 127.0.0.1; to serve other machines, set serve.host and make a key"
+            raise RequestError(f"this server answers to this machine only, not as {given[:100]!r}", status=421, cure=cure)
+
+    async def _check_key(self, headers: Headers) -> None:
+        given = headers.get("authorization")
+        if given is None and self.local:
+            return
+        cure = "send 'Authorization: Bearer KEY'; the server's owner makes one with 'treadle key add NAME'"
+        if given is None:
+            raise RequestError("a key is needed", status=401, cure=cure)
+        scheme, _, key = given.partition(" ")
+        if scheme.lower() != "bearer" or not await anyio.to_thread.run_sync(self.ledger.key_name, key.strip()):
+            raise RequestError("the key is not known, or was revoked", status=401, cure=cure)
+
+    async def _whole_body(self, headers: Headers, receive: Receive) -> Receive:
+        """The body, read to its end or to its limit, as a ``receive`` that gives it again."""
+        length = headers.get("content-length", "0")
+        size = int(length) if length.isdigit() else 0
+        message = f"the body is over {self.max_body} bytes"
+        too_long = RequestError(message, status=413, cure="send less; 'serve.max_body' is the limit")
+        if size > self.max_body:
+            await _discard(receive, size if size <= _DISCARD * self.max_body else 0)
+            raise too_long
+        content, more = bytearray(), True
+        while more:
+            part = await receive()  # of a client that has gone: no body, and no more
+            content += part.get("body", b"")
+            more = part.get("more_body", False)
+            if len(content) > self.max_body:
+                await _discard(receive, _DISCARD * self.max_body if more else 0)
+                raise too_long
+        body: Message | None = {"type": "http.request", "body": bytes(content), "more_body": False}
+
+        async def again() -> Message:
+            nonlocal body
+            message, body = body, None
+            return message if message is not None else await receive()
+
+        return again
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN or (path.startswith("/page/") and path != "/page/config.json")
+
+
+def _check_kind(headers: Headers) -> None:
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        message = f"the body's Content-Type is {kind[:100] or 'not given'}"
+        raise RequestError(message, status=415, cure="send 'Content-Type: application/json'")
+
+
+async def _discard(receive: Receive, most: int) -> None:
+    """Read up to ``most`` bytes more and forget them."""
+    end = time.monotonic() + _PATIENCE
+    with anyio.move_on_after(_PATIENCE):
+        while most > 0 and time.monotonic() < end:
+            message = await receive()
+            most -= len(message.get("body", b""))
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                return

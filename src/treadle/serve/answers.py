@@ -1,0 +1,95 @@
+"""Answers and feedback on their way into the ledger: what may be kept, and nothing in it that must not be."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from treadle.core.errors import RequestError
+from treadle.data.steps.redact import redact
+from treadle.serve.engine import Answer, Engine
+from treadle.store.ledger import Ledger
+
+Policy = Literal["consent", "always", "never"]
+
+
+def may_store(policy: Policy, asked: bool | None) -> bool:
+    """Whether the text of a request with ``"store": asked`` may be kept."""
+    return policy == "always" or (policy == "consent" and asked is True)
+
+
+def redact_pair(prompt: str, text: str) -> tuple[str, str, Counter[str]]:
+    """Both with secrets and personal data replaced, also where one begins in the prompt and ends in its continuation: its
+    placeholder then opens the text, and the prompt ends before it."""
+    before, _ = redact(_clean(prompt), secrets=True, pii=True)
+    whole, found = redact(_clean(prompt + text), secrets=True, pii=True)
+    at = next((index for index, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), min(len(before), len(whole)))
+    opened = re.search("<[A-Z_]*$", whole[:at])
+    if opened and at < len(before):  # two placeholders that begin alike: not between their letters
+        at = opened.start()
+    return whole[:at], whole[at:], found
+
+
+def _clean(text: str) -> str:
+    """PostgreSQL keeps no NUL characters."""
+    return text.replace("\0", "�")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the ledger needs to know of an answer, however it ended."""
+
+    id: str
+    engine: Engine
+    answer: Answer
+    prompt: str
+    """As it was sent."""
+    stored: bool
+    """Whether its text may be kept."""
+
+
+def record_answer(ledger: Ledger, finished: Finished) -> None:
+    """File the answer: its text, redacted, only where ``stored``; the rest always. Blocks."""
+    answer, how = finished.answer, finished.answer.settings
+    settings: dict[str, Any] = {
+        "max_tokens": how.max_tokens, "temperature": how.temperature, "top_p": how.top_p, "seed": answer.seed,
+        "truncated_prompt_tokens": answer.dropped,
+    }
+    version = finished.engine.version
+    prompt = text = None
+    if finished.stored:
+        prompt, text, found = redact_pair(finished.prompt, answer.stream.text)
+        settings |= {"stop": [redact(_clean(stop), secrets=True, pii=True)[0] for stop in how.stops], "redacted": dict(found)}
+    ledger.record_answer(
+        id=finished.id, version=version.number, package=version.package, stored=finished.stored, prompt=prompt,
+        text=text, settings=settings, prompt_tokens=len(answer.prompt), answer_tokens=answer.tokens,
+        seconds=time.monotonic() - answer.started, finish_reason=answer.finish_reason or "cancelled",
+    )
+
+
+def record_feedback(
+    ledger: Ledger, policy: Policy, answer_id: str, rating: str | None, edited: str | None
+) -> tuple[str | None, Counter[str]]:
+    """File what a user said of an answer; gives the edited text as it was kept, and what was redacted in it. Blocks.
+
+    Raises ``RequestError``: 404 for an answer that the ledger does not know, 409 for edited text without consent.
+    """
+    row = ledger.answer(answer_id)
+    if row is None:
+        cure = "send the 'id' that came with the answer"
+        raise RequestError(f"there is no answer {answer_id!r}", status=404, field="answer_id", cure=cure)
+    found: Counter[str] = Counter()
+    if edited is not None:
+        if not row["stored"] or policy == "never":
+            cure = "this server keeps no text; send the rating alone" if policy == "never" else (
+                "ask with \"store\": true, and then edit that answer; a rating needs no consent"
+            )
+            message = "the text of that answer was not kept, so an edited one has nothing to stand beside"
+            raise RequestError(message, status=409, field="edited", cure=cure)
+        _, edited, joint = redact_pair(row["prompt"] or "", edited)
+        found = joint - redact(row["prompt"] or "", secrets=True, pii=True)[1]
+    ledger.record_feedback(answer_id, rating, edited)
+    return edited, found

@@ -1,0 +1,90 @@
+"""The application: every route, and errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio.to_thread
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from treadle.core.errors import RequestError, TreadleError
+from treadle.core.project import Project
+from treadle.serve.access import Guard
+from treadle.serve.answers import record_feedback
+from treadle.serve.completions import Desk
+from treadle.serve.failures import failure, told
+from treadle.serve.live import LiveModel
+from treadle.serve.monitor import CountRequests, Monitor
+from treadle.serve.schema import CompletionRequest, FeedbackRequest, parse
+from treadle.serve.site import add_page
+from treadle.store.ledger import Ledger
+
+
+def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str) -> FastAPI:
+    """The API and the page of ``project``, answered by ``live``; ``host`` is the address that is listened on."""
+    # FastAPI's own pages about the API load their scripts from elsewhere.
+    app = FastAPI(title=project.spec.name, docs_url=None, redoc_url=None, openapi_url=None)
+    settings = project.spec.serve
+    _add_model_routes(app, project, live, Desk(project.spec.name, settings, live, ledger, monitor))
+    _add_feedback(app, project, ledger, monitor)
+    _add_health(app, live, monitor)
+    add_page(app, project, live)
+    app.add_exception_handler(HTTPException, _no_route)
+    for kind in (RequestError, TreadleError, Exception):
+        app.add_exception_handler(kind, told)
+    app.add_middleware(Guard, ledger=ledger, host=host, max_body=settings.max_body)
+    app.add_middleware(CountRequests, monitor=monitor)
+    return app
+
+
+def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    cure = "docs/serve.md lists every route"
+    return failure(RequestError(f"{request.method} {request.url.path[:200]}: {error.detail}", status=error.status_code, cure=cure))
+
+
+def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Desk) -> None:
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        version = live.engine.version
+        model = {
+            "id": project.spec.name, "object": "model", "created": version.since, "owned_by": "treadle",
+            "version": version.number, "package": version.package, "context": live.engine.context,
+        }
+        return {"object": "list", "data": [model]}
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        reply = await desk.ask(parse(CompletionRequest, await request.body()))
+        return await reply.response(request.receive)
+
+
+def _add_feedback(app: FastAPI, project: Project, ledger: Ledger, monitor: Monitor) -> None:
+    @app.post("/v1/feedback")
+    async def feedback(request: Request) -> dict[str, Any]:
+        said = parse(FeedbackRequest, await request.body())
+        policy = project.spec.serve.store
+        edited, found = await anyio.to_thread.run_sync(record_feedback, ledger, policy, said.answer_id, said.rating, said.edited)
+        for kind in filter(None, (said.rating, "edited" if edited is not None else None)):
+            monitor.feedback.labels(kind).inc()
+        return {"object": "feedback", "answer_id": said.answer_id, "rating": said.rating, "edited": edited, "redacted": dict(found)}
+
+
+def _add_health(app: FastAPI, live: LiveModel, monitor: Monitor) -> None:
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        failed = live.failed.as_dict() if live.failed else None
+        detail = {"status": "draining" if live.draining else "ready", "version": live.engine.version.number, "failed": failed}
+        return JSONResponse(detail, 503 if live.draining else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        live.measure()
+        return Response(monitor.text(), media_type=CONTENT_TYPE_LATEST)

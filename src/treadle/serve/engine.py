@@ -1,0 +1,269 @@
+"""One version at work: a thread that writes all answers of the moment together, one token each per step."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from treadle.core.errors import RequestError
+from treadle.data.shards import END_ID
+from treadle.model.generate import Cache, advance, sample
+from treadle.model.model import LanguageModel
+from treadle.serve.text import TextStream, token_bytes
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+_CHUNK = 512  # prompt tokens that are read at once, so that a long prompt does not hold up the answers under way
+_COLDEST = 1e-3  # below this a temperature is 0: the division would overflow
+_log = logging.getLogger("treadle.serve")
+
+
+@dataclass(frozen=True)
+class Version:
+    """What is live: its number, the package's id, and since when (Unix seconds)."""
+
+    number: int
+    package: str
+    since: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to write one answer."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    stops: tuple[str, ...] = ()
+    seed: int | None = None
+    """None: a random one is drawn."""
+    truncate: int | None = None
+    """Keep this many last tokens of the prompt; -1: as many as fit beside ``max_tokens``; None: refuse a longer one."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one step added to an answer: certain ``text`` (may be empty), and at the end why it ended."""
+
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(eq=False)
+class Answer:
+    """One answer in the making. The engine's thread writes it and calls ``deliver`` with each piece; anyone may ``cancel``."""
+
+    prompt: list[int]
+    """Token ids, the end mark that stands before every text included."""
+    dropped: int
+    """Prompt tokens that were cut off at the front."""
+    settings: Settings
+    seed: int
+    stream: TextStream
+    deliver: Callable[[Piece], None]
+    tokens: int = 0
+    """Tokens written; an end mark is not counted."""
+    started: float = field(default_factory=time.monotonic)
+    first: float | None = None
+    """When the first token came (monotonic seconds)."""
+    finish_reason: FinishReason | None = None
+    read: int = 0
+    """Prompt tokens read."""
+    slot: int = -1
+    last: int = -1
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Free the slot within a step; a piece with the reason ``cancelled`` is the last."""
+        self.cancelled = True
+
+
+class Full(RequestError):
+    """All slots and the queue are taken; ``retry_after`` seconds from now there may be room."""
+
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        cure = f"ask again in {retry_after} s; 'serve.slots' and 'serve.queue' set how many"
+        super().__init__(f"all slots are taken and {waiting} requests wait", status=429, cure=cure)
+        self.retry_after = retry_after
+
+
+class Retired(Exception):
+    """The engine takes no new work: another version answers now, or the server stops."""
+
+
+class Engine:
+    """A model with ``slots`` places, and a queue of at most ``queue`` answers for which none is free."""
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int) -> None:
+        self.model, self.tokenizer, self.version = model, tokenizer, version
+        self.slots, self.queue = slots, queue
+        self._table = token_bytes(tokenizer, model.shape.vocabulary)
+        self._cache = Cache(model.shape, slots)
+        self._waiting: deque[Answer] = deque()
+        self._active: list[Answer] = []
+        self._retired = False
+        self._seconds = 1.0  # how long an answer takes, a moving mean
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name=f"engine-{version.number}", daemon=True)
+        self._thread.start()
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer share."""
+        return self.model.shape.context
+
+    @property
+    def active(self) -> int:
+        return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def prepare(self, prompt: str, settings: Settings, deliver: Callable[[Piece], None]) -> Answer:
+        """Tokens and settings of a new answer. Raises ``RequestError`` where the prompt does not fit the context."""
+        tokens, dropped = self._fit([END_ID, *self.tokenizer.encode(prompt, add_special_tokens=False).ids], settings)
+        seed = secrets.randbits(63) if settings.seed is None else settings.seed
+        answer = Answer(tokens, dropped, settings, seed, TextStream(self._table, settings.stops), deliver)
+        answer.generator.manual_seed(seed)
+        return answer
+
+    def _fit(self, tokens: list[int], settings: Settings) -> tuple[list[int], int]:
+        keep = len(tokens)
+        if settings.truncate == -1:
+            keep = max(1, self.context - settings.max_tokens)
+        elif settings.truncate is not None:
+            keep = settings.truncate
+        kept = tokens[-keep:]
+        if len(kept) > self.context:
+            field = "prompt" if settings.truncate is None else "truncate_prompt_tokens"
+            message = f"the prompt is {len(kept)} tokens (one marks its start), more than the {self.context} of the model's context"
+            cure = "shorten it, or send 'truncate_prompt_tokens': -1 to keep the last tokens that fit beside max_tokens"
+            raise RequestError(message, field=field, cure=cure)
+        return kept, len(tokens) - len(kept)
+
+    def submit(self, answer: Answer) -> None:
+        """Put ``answer`` in line. Raises ``Full``, or ``Retired`` if the engine takes no new work."""
+        with self._wake:
+            if self._retired:
+                raise Retired
+            if len(self._waiting) + len(self._active) >= self.slots + self.queue:
+                wait = self._seconds * (len(self._waiting) + 1) / self.slots
+                raise Full(len(self._waiting), min(60, max(1, math.ceil(wait))))
+            self._waiting.append(answer)
+            self._wake.notify()
+
+    def retire(self) -> None:
+        """Take no new work; finish what there is, then let the thread end."""
+        with self._wake:
+            self._retired = True
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """Cancel everything, and wait for the thread's end."""
+        with self._wake:
+            self._retired = True
+            for answer in (*self._waiting, *self._active):
+                answer.cancel()
+            self._wake.notify()
+        self._thread.join()
+
+    @property
+    def done(self) -> bool:
+        """Whether a retired engine has finished its answers."""
+        return not self._thread.is_alive()
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while self._take():
+            try:
+                self._step()
+            except Exception:
+                _log.exception("the engine of version %s failed in a step; its answers are given up", self.version.number)
+                for answer in list(self._active):
+                    self._end(answer, "error", "")
+
+    def _take(self) -> bool:
+        """Wait for work and give waiting answers the free slots, lowest first; False when all is done and no more will come."""
+        with self._wake:
+            while not self._waiting and not self._active:
+                if self._retired:
+                    return False
+                self._wake.wait()
+            gone = [answer for answer in self._waiting if answer.cancelled]
+            free = sorted(set(range(self.slots)) - {answer.slot for answer in self._active})
+            for answer in gone:
+                self._waiting.remove(answer)
+            while self._waiting and free:
+                answer = self._waiting.popleft()
+                answer.slot = free.pop(0)
+                self._cache.clear(answer.slot)
+                self._active.append(answer)
+        for answer in gone:
+            self._end(answer, "cancelled", "")
+        return True
+
+    def _step(self) -> None:
+        """One token for every answer under way, after a piece of each new prompt."""
+        for answer in [answer for answer in self._active if answer.cancelled]:
+            self._end(answer, "cancelled", "")
+        writing = sorted((a for a in self._active if a.read == len(a.prompt)), key=lambda answer: answer.slot)
+        if writing:
+            tokens = torch.tensor([[answer.last] for answer in writing])
+            scores = advance(self.model, self._cache, [answer.slot for answer in writing], tokens)
+            for answer, row in zip(writing, scores, strict=True):
+                self._write(answer, row)
+        for answer in [a for a in self._active if a.read < len(a.prompt)]:
+            piece = answer.prompt[answer.read : answer.read + _CHUNK]
+            scores = advance(self.model, self._cache, [answer.slot], torch.tensor([piece]))
+            answer.read += len(piece)
+            if answer.read == len(answer.prompt):
+                self._write(answer, scores[0])
+
+    def _write(self, answer: Answer, scores: Tensor) -> None:
+        """Draw ``answer``'s next token from ``scores`` (V,), and give out the text that it makes certain."""
+        how = answer.settings
+        token = sample(scores, how.temperature if how.temperature >= _COLDEST else 0.0, how.top_p, answer.generator)
+        if answer.first is None:
+            answer.first = time.monotonic()
+        if token == END_ID:
+            self._end(answer, "stop", answer.stream.finish())
+            return
+        answer.last = token
+        answer.tokens += 1
+        text = answer.stream.push(token)
+        if answer.stream.stopped:
+            self._end(answer, "stop", text)
+        elif answer.tokens == how.max_tokens or self._cache.lengths[answer.slot] == self.context:
+            self._end(answer, "length", text + answer.stream.finish())
+        else:
+            _deliver(answer, Piece(text))
+
+    def _end(self, answer: Answer, reason: FinishReason, text: str) -> None:
+        answer.finish_reason = reason
+        with self._wake:
+            if answer in self._active:
+                self._active.remove(answer)
+        if reason in ("stop", "length"):
+            self._seconds += 0.2 * (time.monotonic() - answer.started - self._seconds)
+        _deliver(answer, Piece(text, reason))
+
+
+def _deliver(answer: Answer, piece: Piece) -> None:
+    """Hand ``piece`` over; if no one is there to take it, the answer is in vain."""
+    try:
+        answer.deliver(piece)
+    except RuntimeError:  # the event loop that waited for it is closed
+        answer.cancel()

@@ -1,0 +1,49 @@
+"""Errors as OpenAI's clients expect them: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from treadle.core.errors import RequestError, TreadleError
+
+_log = logging.getLogger("treadle.serve")
+
+_CODES = {
+    400: "invalid_value", 401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 409: "conflict",
+    413: "body_too_large", 415: "unsupported_media_type", 421: "misdirected_request", 429: "queue_full", 500: "internal_error",
+    503: "unavailable",
+}
+
+
+def error_object(error: RequestError) -> dict[str, Any]:
+    """The body's ``error`` object; the cure stands in the message, where every client shows it."""
+    message = f"{error.message} ({error.cure})" if error.cure else error.message
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    kind = "server_error" if error.status >= 500 else kinds.get(error.status, "invalid_request_error")
+    code = "model_not_found" if (error.status, error.field) == (404, "model") else _CODES.get(error.status, str(error.status))
+    return {"message": message, "type": kind, "param": error.field, "code": code}
+
+
+def failure(error: RequestError) -> JSONResponse:
+    """The response for ``error``."""
+    headers = {}
+    if error.status in (429, 503):
+        headers["retry-after"] = str(getattr(error, "retry_after", 1))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.status == 413:
+        headers["connection"] = "close"
+    return JSONResponse({"error": error_object(error)}, error.status, headers)
+
+
+def told(_: Request, error: Exception) -> JSONResponse:
+    """The response for any error. What went wrong on this side is for the log; the client learns that it was not at fault."""
+    if isinstance(error, RequestError):
+        return failure(error)
+    if isinstance(error, TreadleError):
+        _log.error("%s", error)
+    return failure(RequestError("the server could not do that", status=500, cure="its log says why"))

@@ -1,0 +1,152 @@
+"""Which version answers: follows the ledger, and changes over without dropping a request."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.engine import RowMapping
+
+from treadle.core.errors import TreadleError, UserError
+from treadle.core.progress import say
+from treadle.data.tokenizer import load_tokenizer
+from treadle.model.hub import load_model
+from treadle.serve.engine import Answer, Engine, Piece, Retired, Settings, Version
+from treadle.serve.monitor import Monitor
+from treadle.spec.stages import Serve
+from treadle.store.artifacts import Store
+from treadle.store.ledger import Ledger
+
+LOOK = 1.0  # seconds between looks at the ledger
+RETRY = 30.0  # seconds before a version that would not load is tried again
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The version that should be live and cannot be loaded."""
+
+    version: int
+    package: str
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"version": self.version, "package": self.package, "message": self.message}
+
+
+class LiveModel:
+    """The engine of the live version, and while they still write, those of the versions before it."""
+
+    def __init__(self, store: Store, ledger: Ledger, settings: Serve, monitor: Monitor) -> None:
+        """Load the live version. Raises ``UserError`` where none is, ``ArtifactError`` where it does not open."""
+        self._store, self._ledger, self._settings, self._monitor = store, ledger, settings, monitor
+        self.failed: Failed | None = None
+        self.draining = False
+        self._retired: list[Engine] = []
+        self._tried = 0.0
+        self._stop = threading.Event()
+        row = live_deployment(ledger)
+        self._seen = row["id"]
+        self._engine = self._load(_version(row))
+        self._watcher = threading.Thread(target=self._watch, name="live-model", daemon=True)
+        self._watcher.start()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that takes new requests."""
+        return self._engine
+
+    @property
+    def busy(self) -> int:
+        """Answers that are being written or wait, of all versions."""
+        return sum(engine.active + engine.waiting for engine in (self._engine, *self._retired))
+
+    def ask(self, prompt: str, settings: Settings, deliver: Callable[[Piece], None]) -> tuple[Engine, Answer]:
+        """Put a prompt in line at the live version. Raises ``RequestError``, among them ``Full``."""
+        while True:
+            engine = self._engine
+            answer = engine.prepare(prompt, settings, deliver)
+            try:
+                engine.submit(answer)
+            except Retired:
+                if self._stop.is_set():
+                    raise
+                continue  # another version went live since the line above: its tokens may differ, so begin again
+            return engine, answer
+
+    def measure(self) -> None:
+        """Bring the gauges up to date."""
+        engines = (self._engine, *self._retired)
+        self._monitor.active.set(sum(engine.active for engine in engines))
+        self._monitor.queue.set(sum(engine.waiting for engine in engines))
+        self._monitor.version.set(self._engine.version.number)
+        self._monitor.swap_failed.set(self.failed is not None)
+
+    def close(self) -> None:
+        """Cancel what is left and end all threads."""
+        self._stop.set()
+        self._watcher.join()
+        for engine in (self._engine, *self._retired):
+            engine.stop()
+
+    # -- the watching thread ------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._stop.wait(LOOK):
+            try:
+                self._look()
+            except Exception as error:  # whatever it is, the version at hand goes on answering
+                say(f"Cannot look for a new version: {error}")
+
+    def _look(self) -> None:
+        row = self._ledger.live()
+        if row is not None and (row["id"] != self._seen or (self.failed and time.monotonic() - self._tried > RETRY)):
+            self._seen = row["id"]
+            self._change(row)
+        if any(engine.done for engine in self._retired):
+            self._retired = [engine for engine in self._retired if not engine.done]
+            gc.collect()
+
+    def _change(self, row: RowMapping) -> None:
+        version, old = _version(row), self._engine
+        if (version.number, version.package) == (old.version.number, old.version.package):
+            self.failed = None
+            return
+        self._tried = time.monotonic()
+        try:
+            fresh = self._load(version)
+        except Exception as error:
+            message = error.message if isinstance(error, TreadleError) else f"{type(error).__name__}: {error}"
+            self.failed = Failed(version.number, version.package, message)
+            self._monitor.swaps.labels("failed").inc()
+            say(f"Version {version.number} cannot be loaded, version {old.version.number} goes on: {error}")
+            return
+        self._retired.append(old)
+        self._engine = fresh
+        old.retire()
+        self.failed = None
+        self._monitor.swaps.labels("done").inc()
+        say(f"Version {version.number} is live; version {old.version.number} finishes its answers")
+
+    def _load(self, version: Version) -> Engine:
+        artifact = self._store.open(version.package)
+        model, tokenizer = load_model(artifact.path), load_tokenizer(artifact.path / "tokenizer.json")
+        return Engine(model, tokenizer, version, self._settings.slots, self._settings.queue)
+
+
+def _version(row: RowMapping) -> Version:
+    at: datetime = row["at"]
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)  # SQLite keeps no zone
+    return Version(int(row["version"]), str(row["package"]), int(at.timestamp()))
+
+
+def live_deployment(ledger: Ledger) -> RowMapping:
+    """The ledger's row of what is live. Raises ``UserError`` where nothing is."""
+    row = ledger.live()
+    if row is None:
+        raise UserError("no version is live", cure="make and promote one with 'treadle run'")
+    return row

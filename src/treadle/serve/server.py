@@ -1,0 +1,112 @@
+"""``treadle serve``: one process that listens, answers, and stops without breaking an answer off."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from treadle.core.errors import UserError
+from treadle.core.progress import say
+from treadle.core.project import Project
+from treadle.core.runtime import choose_runtime
+from treadle.serve.access import check_keys
+from treadle.serve.api import make_app
+from treadle.serve.live import LiveModel, live_deployment
+from treadle.serve.monitor import Monitor
+from treadle.spec.units import format_duration
+from treadle.store.artifacts import Store
+from treadle.store.ledger import Ledger
+
+_FLUSH = 5  # seconds that slow readers are given for the last of their answer
+
+
+def run_server(project: Project, store: Store, ledger: Ledger, host: str | None = None, port: int | None = None) -> None:
+    """Serve the live version until SIGTERM or SIGINT, then finish the answers under way. A second signal ends them.
+
+    ``host`` and ``port`` win over ``serve.host`` and ``serve.port``. Raises ``UserError`` where nothing is live, the address
+    cannot be listened on, or it can be reached from elsewhere and no key exists; ``ArtifactError`` for a damaged package.
+    """
+    settings = project.spec.serve
+    host, port = host or settings.host, settings.port if port is None else port
+    live_deployment(ledger)
+    check_keys(host, ledger)
+    listener = listen(host, port)
+    try:
+        choose_runtime("float32")
+        monitor = Monitor()
+        live = LiveModel(store, ledger, settings, monitor)
+        try:
+            shown = f"[{host}]" if ":" in host else host
+            where = f"http://{shown}:{listener.getsockname()[1]}"
+            greeting = f"Serving {project.spec.name} version {live.engine.version.number} at {where}"
+            config = configure(make_app(project, ledger, live, monitor, host))
+            _Server(config, live, settings.drain, greeting).run(sockets=[listener])
+        finally:
+            live.close()
+    finally:
+        listener.close()
+
+
+def configure(app: ASGIApp) -> uvicorn.Config:
+    """uvicorn's settings. It writes no access log: a server that keeps text only with consent keeps no trace of who asked."""
+    return uvicorn.Config(
+        app, http="h11", ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False, proxy_headers=False,
+        server_header=False, timeout_graceful_shutdown=_FLUSH,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before anything heavy is loaded. Raises ``UserError``."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        cures = {
+            errno.EADDRINUSE: "stop what listens there, or choose another with --port (0: any free one)",
+            errno.EACCES: "ports below 1024 are for the administrator; choose a higher one",
+            errno.EADDRNOTAVAIL: "this machine does not have that address; set 'serve.host' to one that it has",
+        }
+        cure = cures.get(error.errno or 0, "check 'serve.host' and 'serve.port'")
+        raise UserError(f"cannot listen on {host} port {port}: {error.strerror}", cure=cure) from None
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, stopped in two steps: first no new answers while those under way are finished, then the end."""
+
+    def __init__(self, config: uvicorn.Config, live: LiveModel, drain: float, greeting: str) -> None:
+        super().__init__(config)
+        self._live, self._drain, self._greeting = live, drain, greeting
+        self._deadline: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        say(self._greeting)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._live.draining:
+            self._deadline = 0.0
+            self.force_exit = True
+        self._live.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._live.draining:
+            if self._deadline is None:
+                self._deadline = time.monotonic() + self._drain
+                if self._live.busy:
+                    say(f"Stopping: {self._live.busy} answers have up to {format_duration(self._drain)} to finish")
+            if not self._live.busy:
+                self.should_exit = True
+            elif time.monotonic() >= self._deadline:
+                say(f"Breaking off {self._live.busy} answers")
+                self._live.close()
+                self.should_exit = True
+        return bool(await super().on_tick(counter))

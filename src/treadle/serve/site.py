@@ -1,0 +1,47 @@
+"""The page at ``/``: files of the package, and the facts that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from importlib import resources
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import Response
+
+from treadle.core.project import Project
+from treadle.serve.live import LiveModel
+
+_FILES = {
+    "index.html": "text/html", "style.css": "text/css", "icon.svg": "image/svg+xml", "app.js": "text/javascript",
+    "client.js": "text/javascript", "vendor/preact.module.js": "text/javascript", "vendor/htm.module.js": "text/javascript",
+}
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin", "cache-control": "no-cache",
+}
+
+
+def add_page(app: FastAPI, project: Project, live: LiveModel) -> None:
+    """Add ``/`` and what it loads."""
+    folder = resources.files("treadle.serve") / "page"
+    for name, kind in _FILES.items():
+        response = Response((folder / name).read_bytes(), media_type=kind, headers=_HEADERS)
+        app.get("/" if name == "index.html" else f"/page/{name}")(_always(response))
+
+    @app.get("/page/config.json")
+    async def config() -> dict[str, Any]:
+        settings = project.spec.serve
+        return {
+            "model": project.spec.name, "version": live.engine.version.number, "store": settings.store,
+            "max_tokens": settings.max_tokens, "context": live.engine.context,
+        }
+
+
+def _always(response: Response) -> Callable[[], Coroutine[Any, Any, Response]]:
+    async def give() -> Response:
+        return response
+
+    return give

@@ -1,0 +1,138 @@
+"""A tiny project with three packages (two whole, random weights; one damaged), and servers of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from treadle.core.project import Project, load_project
+from treadle.data.tokenizer import train_tokenizer
+from treadle.model.hub import save_model
+from treadle.model.model import make_model
+from treadle.serve.api import make_app
+from treadle.serve.live import LiveModel
+from treadle.serve.monitor import Monitor
+from treadle.serve.server import configure, listen
+from treadle.store.artifacts import Store
+from treadle.store.ledger import Ledger
+
+SPEC = """
+name: tiny
+data: {sources: [{files: "*.py", licence: PSF-2.0}]}
+model:
+  inputs: {text: {tokenizer: {bpe: 320}, context: 1024}}
+  trunk: {transformer: {depth: 2, width: 32, heads: 2, kv_heads: 1, hidden: 64}}
+serve: {slots: 3, queue: 8, max_tokens: 1000, drain: 20 , max_body: 20000}
+"""
+
+
+@dataclass
+class Site:
+    """A project on disk with its store and ledger."""
+
+    project: Project
+    store: Store
+    ledger: Ledger
+    packages: tuple[str, str, str]
+    """Ids: whole, whole, damaged."""
+
+    def folder(self, package: str) -> Path:
+        return self.store.folder(package)
+
+
+@dataclass
+class Running:
+    """A server in this process."""
+
+    url: str
+    site: Site
+    live: LiveModel
+    monitor: Monitor
+    client: httpx.Client
+
+    def complete(self, prompt: str, **fields: object) -> httpx.Response:
+        return self.client.post("/v1/completions", json={"model": "tiny", "prompt": prompt, **fields}, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, str, str]]:
+    folder = tmp_path_factory.mktemp("template")
+    (folder / "treadle.yaml").write_text(SPEC)
+    project = load_project(folder)
+    store = Store(project.store)
+    source = Path(json.__file__).with_name("decoder.py").read_text() + "naïve café — “quoted” 你好 🙂🙃 " * 3
+    tokenizer = train_tokenizer([source], project.resolved.shape.vocabulary)
+    assert tokenizer.get_vocab_size() == project.resolved.shape.vocabulary
+    ids = []
+    for seed in range(3):
+        id = store.identify("package", [], {"seed": seed}, 1)
+        with store.create(id, parents=[], config={"seed": seed}, version=1, seed=seed) as draft:
+            save_model(make_model(project.resolved.shape, seed=seed), draft.path)
+            tokenizer.save(str(draft.path / "tokenizer.json"))
+        ids.append(id)
+    damaged = store.folder(ids[2]) / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    return folder, (ids[0], ids[1], ids[2])
+
+
+@pytest.fixture
+def site(template: tuple[Path, tuple[str, str, str]], tmp_path: Path) -> Iterator[Site]:
+    """A fresh copy, with version 1 live."""
+    source, ids = template
+    folder = tmp_path / "project"
+    shutil.copytree(source, folder)
+    project = load_project(folder)
+    ledger = Ledger(project.store)
+    ledger.promote(ids[0], "test")
+    yield Site(project, Store(project.store), ledger, ids)
+    ledger.close()
+
+
+@pytest.fixture
+def serve(site: Site) -> Iterator[Callable[..., Running]]:
+    """``serve(overrides..., host=...)`` starts a server in this process; all are stopped at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *overrides, host="127.0.0.1": stack.enter_context(running(site, overrides, host))
+
+
+@contextlib.contextmanager
+def running(site: Site, overrides: tuple[str, ...], host: str) -> Iterator[Running]:
+    project = load_project(site.project.folder, overrides)
+    monitor = Monitor()
+    live = LiveModel(site.store, site.ledger, project.spec.serve, monitor)
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(configure(make_app(project, site.ledger, live, monitor, host)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            yield Running(url, site, live, monitor, client)
+    finally:
+        live.close()
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], None]:
+    """Polls until something is true; fails after 20 s."""
+
+    def wait(holds: Callable[[], object], seconds: float = 20) -> None:
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, "it did not come true in time"
+            time.sleep(0.01)
+
+    return wait

@@ -1,0 +1,239 @@
+"""Answers together are the answers alone; slots, queue, cancelling, stopping, limits."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from treadle.core.errors import RequestError
+from treadle.data.shards import END_ID
+from treadle.data.tokenizer import load_tokenizer
+from treadle.model.generate import generate
+from treadle.model.hub import load_model
+from treadle.serve import engine as module
+from treadle.serve.engine import Answer, Engine, Full, Piece, Retired, Settings, Version
+from treadle.serve.text import TextStream, token_bytes
+
+PROMPTS = ["def f(x):\n", "", "class JSONDecoder(json):\n    def raw", "naïve 你好 🙂", "import re\n" * 30, "return", "x"]
+GREEDY = Settings(max_tokens=40, temperature=0.0, top_p=1.0)
+
+
+class Ask:
+    """Puts prompts to an engine and collects the pieces."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def start(self, prompt: str, settings: Settings = GREEDY) -> tuple[Answer, queue.Queue[Piece]]:
+        pieces: queue.Queue[Piece] = queue.Queue()
+        answer = self.engine.prepare(prompt, settings, pieces.put)
+        self.engine.submit(answer)
+        return answer, pieces
+
+    def finish(self, pieces: queue.Queue[Piece]) -> tuple[str, str]:
+        text = ""
+        while True:
+            piece = pieces.get(timeout=30)
+            text += piece.text
+            if piece.finish_reason:
+                return text, piece.finish_reason
+
+    def __call__(self, prompt: str, settings: Settings = GREEDY) -> tuple[str, str]:
+        return self.finish(self.start(prompt, settings)[1])
+
+
+@pytest.fixture
+def make(template: Any) -> Iterator[Callable[..., Ask]]:
+    """``make(slots=, queue=)`` gives an engine of the first package."""
+    folder, ids = template
+    path = folder / ".treadle" / "artifacts" / "package" / ids[0].partition("-")[2]
+    engines = []
+
+    def new(slots: int = 3, queue: int = 16) -> Ask:
+        engines.append(Engine(load_model(path), load_tokenizer(path / "tokenizer.json"), Version(1, ids[0], 0), slots, queue))
+        return Ask(engines[-1])
+
+    yield new
+    for engine in engines:
+        engine.stop()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Steps happen only when the test lets one through."""
+    gate = threading.Semaphore(0)
+    real = module.advance
+
+    def advance(*given: Any) -> torch.Tensor:
+        assert gate.acquire(timeout=30)
+        return real(*given)
+
+    monkeypatch.setattr(module, "advance", advance)
+    return gate.release
+
+
+def reference(engine: Engine, prompt: str, settings: Settings) -> str:
+    tokens = [END_ID, *engine.tokenizer.encode(prompt, add_special_tokens=False).ids]
+    how = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": settings.seed or 0, "end": END_ID}
+    stream = TextStream(token_bytes(engine.tokenizer, engine.model.shape.vocabulary))
+    return "".join(stream.push(token) for token in generate(engine.model, tokens, settings.max_tokens, **how)) + stream.finish()
+
+
+def test_answers_together_are_those_of_generate_alone(make: Callable[..., Ask]) -> None:
+    ask = make(slots=3)
+    running = [ask.start(prompt) for prompt in PROMPTS]  # more than there are slots, of different lengths
+    for prompt, (answer, pieces) in zip(PROMPTS, running, strict=True):
+        text, reason = ask.finish(pieces)
+        assert text == reference(ask.engine, prompt, GREEDY)
+        assert (reason, answer.tokens, answer.stream.text) == ("length", 40, text)
+
+
+def test_a_seed_gives_the_same_answer_alone_and_among_others(make: Callable[..., Ask]) -> None:
+    ask = make(slots=4)
+    how = Settings(max_tokens=30, temperature=0.9, top_p=0.9, seed=7)
+    alone = ask("def f", how)
+    assert alone[0] == reference(ask.engine, "def f", how)
+    others = [ask.start(prompt, Settings(60, 1.3, 1.0)) for prompt in PROMPTS[:3]]
+    assert ask("def f", how) == alone
+    for _, pieces in others:
+        ask.finish(pieces)
+    assert ask("def f", Settings(30, 0.9, 0.9, seed=8)) != alone
+
+
+def test_a_drawn_seed_is_told_and_gives_the_answer_again(make: Callable[..., Ask]) -> None:
+    ask = make()
+    answer, pieces = ask.start("def f", Settings(30, 1.0, 1.0))
+    text, _ = ask.finish(pieces)
+    assert ask("def f", Settings(30, 1.0, 1.0, seed=answer.seed))[0] == text
+
+
+def test_the_coldest_temperature_is_the_likeliest_token(make: Callable[..., Ask]) -> None:
+    ask = make()
+    assert ask("def f", Settings(20, 1e-300, 1.0)) == ask("def f", Settings(20, 0.0, 1.0))
+
+
+def test_a_stop_string_ends_the_answer_before_it(make: Callable[..., Ask]) -> None:
+    ask = make()
+    whole, _ = ask("def f", Settings(60, 0.0, 1.0))
+    stop = whole[10:14]
+    text, reason = ask("def f", Settings(60, 0.0, 1.0, stops=(stop, "never found")))
+    assert (text, reason) == (whole[: whole.index(stop)], "stop")
+
+
+def test_the_end_mark_ends_the_answer(make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = make()
+    drawn = iter([50, 51, END_ID])
+    monkeypatch.setattr(module, "sample", lambda *_: next(drawn))
+    answer, pieces = ask.start("x")
+    assert ask.finish(pieces) == (ask.engine.tokenizer.decode([50, 51]), "stop")
+    assert answer.tokens == 2
+
+
+def test_a_full_context_ends_the_answer(make: Callable[..., Ask]) -> None:
+    ask = make()
+    answer, pieces = ask.start("import re\n" * 300, Settings(500, 0.0, 1.0, truncate=1000))
+    _, reason = ask.finish(pieces)
+    assert (reason, len(answer.prompt), answer.tokens) == ("length", 1000, 25)
+    answer, pieces = ask.start("import re\n" * 300, Settings(500, 0.0, 1.0, truncate=1024))
+    ask.finish(pieces)
+    assert answer.tokens == 1  # as generate does: the last token needs no place
+
+
+def test_a_prompt_over_the_context_is_refused_or_cut_at_its_front(make: Callable[..., Ask]) -> None:
+    ask = make()
+    prompt = "import re\n" * 400
+    tokens = ask.engine.tokenizer.encode(prompt, add_special_tokens=False).ids
+    with pytest.raises(RequestError, match=f"is {len(tokens) + 1} tokens") as caught:
+        ask.start(prompt)
+    assert (caught.value.status, caught.value.field) == (400, "prompt")
+    answer, pieces = ask.start(prompt, Settings(24, 0.0, 1.0, truncate=-1))
+    ask.finish(pieces)
+    assert (answer.prompt, answer.dropped, answer.tokens) == (tokens[-1000:], len(tokens) + 1 - 1000, 24)
+    with pytest.raises(RequestError) as caught:
+        ask.start(prompt, Settings(24, 0.0, 1.0, truncate=1025))
+    assert caught.value.field == "truncate_prompt_tokens"
+    short, pieces = ask.start("x", Settings(1, 0.0, 1.0, truncate=100))
+    ask.finish(pieces)
+    assert (short.prompt[0], short.dropped) == (END_ID, 0)
+
+
+def test_a_long_prompt_read_in_pieces_gives_the_same_answer(make: Callable[..., Ask]) -> None:
+    ask = make()
+    prompt = "def f(x):\n    return x + 1\n" * 40
+    assert 512 < len(ask.engine.tokenizer.encode(prompt).ids) < 1000
+    other = ask.start("y", Settings(200, 0.0, 1.0))
+    assert ask(prompt, Settings(20, 0.0, 1.0))[0] == reference(ask.engine, prompt, Settings(20, 0.0, 1.0))
+    ask.finish(other[1])
+
+
+def test_more_than_slots_and_queue_is_refused(make: Callable[..., Ask], slow: Callable[[], None]) -> None:
+    ask = make(slots=1, queue=2)
+    running = [ask.start("x", Settings(1, 0.0, 1.0)) for _ in range(3)]
+    with pytest.raises(Full) as caught:
+        ask.start("x")
+    assert (caught.value.status, caught.value.retry_after >= 1) == (429, True)
+    for _ in range(3):
+        slow()
+    for _, pieces in running:
+        assert ask.finish(pieces)[1] == "length"
+
+
+def test_a_cancelled_answer_frees_its_slot_within_a_step(
+    make: Callable[..., Ask], slow: Callable[[], None], until: Callable[..., None]
+) -> None:
+    ask = make(slots=1)
+    first, pieces = ask.start("x", Settings(500, 0.0, 1.0))
+    second, second_pieces = ask.start("x", Settings(1, 0.0, 1.0))
+    gone, gone_pieces = ask.start("x", Settings(1, 0.0, 1.0))
+    slow()
+    pieces.get(timeout=20)
+    gone.cancel()
+    first.cancel()
+    slow()  # the step that was under way
+    until(lambda: first.finish_reason)
+    assert (first.finish_reason, first.tokens <= 2) == ("cancelled", True)
+    slow()
+    assert ask.finish(second_pieces)[1] == "length"
+    assert ask.finish(gone_pieces) == ("", "cancelled")
+    assert second.tokens == 1
+
+
+def test_a_retired_engine_finishes_its_answers_and_takes_no_more(make: Callable[..., Ask], until: Callable[..., None]) -> None:
+    ask = make(slots=1)
+    running = [ask.start(prompt) for prompt in PROMPTS[:3]]
+    ask.engine.retire()
+    with pytest.raises(Retired):
+        ask.start("x")
+    assert [ask.finish(pieces)[1] for _, pieces in running] == ["length"] * 3
+    until(lambda: ask.engine.done)
+
+
+def test_a_failing_step_gives_up_its_answers_and_no_others(make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = make()
+    real, broken = module.advance, [True]
+
+    def advance(*given: Any) -> torch.Tensor:
+        if broken.pop() if broken else False:
+            raise RuntimeError("out of memory")
+        return real(*given)
+
+    monkeypatch.setattr(module, "advance", advance)
+    assert ask("x") == ("", "error")
+    assert ask("x")[1] == "length"
+
+
+def test_an_answer_that_no_one_waits_for_is_cancelled(make: Callable[..., Ask], until: Callable[..., None]) -> None:
+    ask = make()
+
+    def closed(piece: Piece) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    answer = ask.engine.prepare("x", Settings(900, 0.0, 1.0), closed)
+    ask.engine.submit(answer)
+    until(lambda: answer.finish_reason)
+    assert (answer.finish_reason, answer.tokens < 900) == ("cancelled", True)
