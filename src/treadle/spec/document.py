@@ -103,12 +103,14 @@ class _Walk:
         for own, key, value in self.pairs(node, at, above):
             mark = self.mark(key)
             if not isinstance(key, ScalarNode) or key.tag not in _TEXT:
-                kind = str(key.tag).removeprefix(_TAG)
-                self.wrong(mark, at, f"a key is text, not {kind} {key.value if isinstance(key, ScalarNode) else ''}".strip(), "quote it")
+                shown = f" {key.value}" if isinstance(key, ScalarNode) and key.value else ""
+                self.wrong(mark, at, f"a key is text, not {str(key.tag).removeprefix(_TAG)}{shown}", "quote it")
             elif key.value not in found:
                 location = (*at, key.value)
                 self.document.keys[location] = mark
                 found[key.value] = self.value(value, location, above)
+                if value.start_mark.index == value.end_mark.index:  # nothing is written: YAML places it at the next thing that is
+                    self.document.values[location] = mark
             elif own:
                 line = self.document.keys[(*at, key.value)].line
                 self.wrong(mark, (*at, key.value), f"stands twice, first in line {line}", "keep one of them")

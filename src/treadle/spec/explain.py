@@ -100,7 +100,7 @@ def shown(value: Any) -> str:
 def _words(kind: str, error: Mapping[str, Any], context: Mapping[str, Any]) -> tuple[str, str]:
     if kind in _WORDS:
         message, cure = _WORDS[kind]
-        return message.format(**context), cure
+        return message.format(**{name: f"{v:g}" if isinstance(v, float) else v for name, v in context.items()}), cure
     message = str(error["msg"]).removeprefix("Value error, ")
     if message.startswith("Input should be "):
         message = "must be " + message.removeprefix("Input should be ")
@@ -138,7 +138,9 @@ def _field(root: type[BaseModel], location: Location) -> Any:
 
 
 def _summary(field: Any) -> str:
-    return field.description.splitlines()[0] if field is not None and field.description else ""
+    """The first sentence of what the field says of itself."""
+    text = " ".join((field.description or "").split()) if field is not None else ""
+    return text.split(". ")[0].rstrip(".")
 
 
 def _under(kind: Any, step: str | int) -> Any:

@@ -15,6 +15,7 @@ class Sample(Section):
     """Text that the scorecard shows, continued by the model."""
 
     prompts: list[str] = ["def "]
+    """What the model is given to continue."""
     tokens: int = Field(default=64, ge=1, le=4096)
     """Longest continuation."""
     temperature: float = Field(default=0.0, ge=0, le=2)
@@ -80,5 +81,6 @@ class Plan(Section):
     energy_price: float = Field(default=0.25, ge=0)
     """Price of a kWh; 0 where the machine's price includes it."""
     currency: str = "EUR"
+    """Of both prices, as it is printed."""
     memory: Size | None = None
     """Memory that may be used (bytes); None: what the machine has free."""

@@ -1,0 +1,94 @@
+"""The one dial: what follows from depth, with a reason each; sizes as arithmetic against published models."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from treadle.spec.derive import Contradiction, derive
+from treadle.spec.load import read
+from treadle.spec.project import ProjectSpec
+from treadle.spec.shape import Shape
+
+
+def spec(trunk: dict[str, Any], train: dict[str, Any] | None = None, text: dict[str, Any] | None = None) -> ProjectSpec:
+    return ProjectSpec.model_validate({
+        "name": "demo", "data": {"sources": [{"files": "*", "licence": "MIT"}]},
+        "model": {"inputs": {"text": text or {}}, "trunk": {"transformer": trunk}}, "train": train or {},
+    })
+
+
+# Parameters as published with the weights: Qwen/Qwen3-0.6B, meta-llama/Llama-3.2-1B, TinyLlama-1.1B.
+QWEN3 = Shape(151_936, 32_768, 28, 1024, 16, 8, 128, 3072, qk_norm=True, tie_embeddings=True)
+LLAMA = Shape(128_256, 131_072, 16, 2048, 32, 8, 64, 8192, qk_norm=False, tie_embeddings=True)
+TINY = Shape(32_000, 2048, 22, 2048, 32, 4, 64, 5632, qk_norm=False, tie_embeddings=False)
+
+
+@pytest.mark.parametrize(("shape", "count"), [(QWEN3, 596_049_920), (LLAMA, 1_235_814_400), (TINY, 1_100_048_384)])
+def test_parameters_are_those_of_published_models(shape: Shape, count: int) -> None:
+    assert shape.parameters == count
+
+
+def test_flops_are_counted_matrix_by_matrix() -> None:
+    shape = Shape(vocabulary=300, context=10, depth=2, width=16, heads=4, kv_heads=2, head_dim=4, hidden=24)
+    t, d, v = 10, 16, 300
+    products = 0
+    for _ in range(shape.depth):
+        products += t * d * (4 * 4) + 2 * t * d * (2 * 4) + t * (4 * 4) * d  # q, k and v, output
+        products += 3 * t * d * 24  # gate, up, down
+        products += 2 * 4 * 4 * t * t // 2  # scores and their sum over values, the causal half
+    products += t * d * v
+    assert shape.forward_flops() == 2 * products / t
+    assert shape.train_flops == 6 * products / t
+
+
+@given(st.integers(1, 48), st.integers(8, 4096), st.integers(1, 16))
+def test_any_depth_gives_a_shape_that_holds_together(depth: int, context: int, accumulate: int) -> None:
+    resolved = derive(spec({"depth": depth}, {"accumulate": accumulate}, {"context": context}))
+    shape = resolved.shape
+    assert shape.width == shape.heads * shape.head_dim
+    assert shape.head_dim % 2 == 0
+    assert shape.heads % shape.kv_heads == 0
+    assert shape.hidden % 32 == 0
+    assert resolved.batch % accumulate == 0
+    assert resolved.budget.amount == 20 * shape.parameters
+    assert math.isclose(resolved.learning_rate, 0.004 * math.sqrt(256 / shape.width), rel_tol=1e-3)
+    assert {d.key for d in resolved.reasons} == {"width", "heads", "kv_heads", "hidden", "learning_rate", "batch", "budget"}
+    assert all(d.reason for d in resolved.reasons)
+
+
+@given(st.integers(8, 1024).map(lambda half: 2 * half))
+def test_any_even_width_is_enough(width: int) -> None:
+    shape = derive(spec({"depth": 1, "width": width})).shape
+    assert shape.width == width == shape.heads * shape.head_dim
+    assert shape.head_dim % 2 == 0
+
+
+def test_given_values_win_and_are_called_given() -> None:
+    trunk = {"depth": 3, "width": 96, "heads": 6, "kv_heads": 3, "hidden": 100}
+    resolved = derive(spec(trunk, {"batch": 5, "learning_rate": 0.1, "budget": "7 steps"}))
+    shape = resolved.shape
+    assert (shape.depth, shape.width, shape.heads, shape.kv_heads, shape.hidden) == (3, 96, 6, 3, 100)
+    assert (resolved.batch, resolved.learning_rate, str(resolved.budget)) == (5, 0.1, "7 steps")
+    assert resolved.tokens_per_step == 5 * shape.context
+    assert {d.reason for d in resolved.reasons} == {"given"}
+
+
+def test_values_that_contradict_each_other_are_refused_together() -> None:
+    with pytest.raises(Contradiction) as caught:
+        derive(spec({"depth": 1, "width": 100, "heads": 3, "kv_heads": 2}, {"batch": 3, "accumulate": 2}))
+    assert [".".join(location) for location, _ in caught.value.findings] == [
+        "model.trunk.transformer.width", "model.trunk.transformer.kv_heads", "train.batch"
+    ]
+    with pytest.raises(Contradiction, match="width 65 is not an even multiple of heads 1"):
+        derive(spec({"depth": 1, "width": 65}))
+
+
+def test_a_contradiction_of_a_file_stands_where_it_is_written() -> None:
+    text = "name: a\ndata: {sources: [{files: x, licence: MIT}]}\nmodel:\n  trunk:\n    transformer: {depth: 1,\n width: 65}\n"
+    (problem,) = read(text, "f.yaml")  # type: ignore[misc]
+    assert (problem.line, problem.column) == (6, 9)
