@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import codecs
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from treadle.spec.fields import Fraction, Section, Size
+
+
+def _text_encoding(name: str) -> str:
+    try:
+        "".encode(name)
+        return codecs.lookup(name).name
+    except LookupError:
+        raise ValueError("there is no such text encoding; 'utf-8', 'latin-1' and 'utf-16' are common ones") from None
 
 
 class FilesSource(Section):
     """Text files that match a pattern; each file is one record."""
 
     files: str = Field(min_length=1)
-    """Glob, relative to the project folder; ``**`` crosses folders, ``{stdlib}`` is this Python's standard library."""
+    """Glob, relative to the project folder; ``**`` crosses folders, ``{stdlib}`` is this Python's standard library. Names that
+    begin with a dot match only where the pattern writes the dot."""
     licence: str = Field(min_length=1)
     """SPDX identifier of what the files may be used under; it travels with every record."""
-    exclude: list[str] = []
-    """Globs, relative to the pattern's fixed folder, of files to set aside with the reason ``excluded``."""
-    encoding: str = "utf-8"
+    exclude: dict[Annotated[str, Field(pattern=r"^[a-z][a-z -]{0,30}$")], list[str]] = {}
+    """Reason to globs, relative to the pattern's fixed folder, as in ``tests: ["**/tests/**"]``: such files are not read, but
+    set aside under that reason."""
+    encoding: Annotated[str, AfterValidator(_text_encoding)] = "utf-8"
     """How the bytes become text; a file that does not decode is set aside."""
 
 
@@ -27,7 +38,7 @@ class Clean(Section):
 
     dedupe: Literal["near", "exact", "none"] = "near"
     """``near`` removes copies and near-copies (MinHash), ``exact`` byte-for-byte copies only."""
-    similarity: Fraction = 0.8
+    similarity: Fraction = Field(default=0.8, ge=0.5)
     """Share of word 5-grams (Jaccard) from which two records are near-duplicates."""
     secrets: Literal["redact", "drop", "keep"] = "redact"
     """Keys and tokens: replaced by a typed placeholder, the whole record set aside, or left."""
@@ -50,6 +61,12 @@ class Split(Section):
     """Share of the groups held out to watch training."""
     by: Literal["file", "folder"] = "file"
     """What must not straddle two parts; near-duplicates never do."""
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Split:
+        if self.test + self.validation >= 1:
+            raise ValueError(f"test ({self.test:g}) and validation ({self.validation:g}) leave nothing to train on")
+        return self
 
 
 class Data(Section):

@@ -1,0 +1,119 @@
+"""Glob patterns as regular expressions, and a walk that follows no linked folder and loses nothing without a word."""
+
+from __future__ import annotations
+
+import os
+import re
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from treadle.core.errors import SourceError
+
+_MAGIC = re.compile(r"[*?\[]")
+_PLACES = {"stdlib": lambda: Path(sysconfig.get_path("stdlib"))}
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A glob: its fixed folder, what people call that folder, and the part that varies."""
+
+    root: Path
+    label: str
+    """Path of the fixed folder as it stands in records: never more of an absolute path than its last name."""
+    glob: str
+
+
+def parse_pattern(text: str, folder: Path, key: str) -> Pattern:
+    """Split ``text`` at its first wildcard. Raises ``SourceError`` for an unknown ``{name}`` or a missing fixed folder."""
+    names = re.findall(r"\{[^}]*\}", text)
+    start = re.match(r"\{(\w+)\}(?:/|$)", text)
+    if names and not (start and start.group(1) in _PLACES and len(names) == 1):
+        cure = "'{stdlib}' is known, at the start of the pattern; write two sources for two endings"
+        raise SourceError(f"{key}.files: {names[0]} in {text!r} is not understood", cure=cure)
+    base, rest = (_PLACES[start.group(1)](), text[start.end() :]) if start else (folder, text)
+    parts = rest.split("/")
+    fixed = 0
+    while fixed < len(parts) - 1 and not _MAGIC.search(parts[fixed]):
+        fixed += 1
+    head = "/".join(parts[:fixed])
+    root = base / (head + "/" if text.startswith("/") else head) if fixed else base
+    if not root.is_dir():
+        message = f"{key}.files: {text!r} names the folder {root}, which is not there"
+        raise SourceError(message, cure="mend the path, or make the folder")
+    steps = [part for part in parts[:fixed] if part not in ("", ".")]
+    if start:
+        label = "/".join([start.group(1), *steps])
+    else:
+        label = root.resolve().name if text.startswith("/") or ".." in steps else "/".join(steps)
+    return Pattern(root, label, "/".join(parts[fixed:]))
+
+
+def glob_regex(glob: str) -> re.Pattern[str]:
+    """``glob`` over relative paths with ``/``: ``**`` crosses folders, ``*``, ``?`` and ``[...]`` do not; a wildcard at the start
+    of a name does not match a dot."""
+    out, parts = "", glob.split("/")
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        if part == "**":
+            out += r"(?:[^/.][^/]*/)*" + (r"[^/.][^/]*" if last else "")
+            continue
+        if part[:1] in ("*", "?", "["):
+            out += r"(?!\.)"
+        out += _name_regex(part) + ("" if last else "/")
+    return re.compile(out + r"\Z", re.DOTALL)
+
+
+def _name_regex(part: str) -> str:
+    out, at = "", 0
+    while at < len(part):
+        sign = part[at]
+        close = part.find("]", at + 2) if sign == "[" else -1
+        if close > 0:
+            inside = part[at + 1 : close].replace("\\", r"\\").replace("[", r"\[")
+            out += "[" + ("^/" + inside[1:] if inside.startswith("!") else inside) + "]"
+            at = close
+        else:
+            out += {"*": "[^/]*", "?": "[^/]"}.get(sign, re.escape(sign))
+        at += 1
+    return out
+
+
+@dataclass(frozen=True)
+class Found:
+    """A path below the fixed folder that matches; ``problem`` says why a folder could not be entered, else ""."""
+
+    path: Path
+    relative: str
+    problem: str = ""
+
+
+def walk(pattern: Pattern) -> Iterator[Found]:
+    """Matching files, sorted by path within each folder, and the folders on the way that are links or cannot be read."""
+    matches = glob_regex(pattern.glob)
+    parts = pattern.glob.split("/")
+    depth = None if "**" in parts else len(parts)
+    dots = any(part.startswith(".") for part in parts)
+    yield from _walk(str(pattern.root), "", 1, depth, dots, matches)
+
+
+def _walk(folder: str, prefix: str, level: int, depth: int | None, dots: bool, matches: re.Pattern[str]) -> Iterator[Found]:
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        yield Found(Path(folder), prefix.rstrip("/"), f"folder: {error.strerror}")
+        return
+    for entry in entries:
+        relative = prefix + entry.name
+        if entry.name.startswith(".") and not dots:
+            continue
+        if not entry.is_dir():
+            if matches.match(relative):
+                yield Found(Path(entry.path), relative)
+        elif depth is None or level < depth:
+            if entry.is_symlink():
+                yield Found(Path(entry.path), relative, "link")
+            else:
+                yield from _walk(entry.path, relative + "/", level + 1, depth, dots, matches)
