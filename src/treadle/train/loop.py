@@ -150,7 +150,7 @@ class Loop:
 
     def _validation_due(self) -> bool:
         progress = self.horizon.progress(self.position)
-        due = (self.position.validations + 1) * self.settings.validate_every
+        due = (self.position.validations + 1) * self.settings.validate_every - 1e-9  # 3 x 0.1 is more than 0.3
         return progress >= 1.0 or (self.settings.validate_every > 0 and progress >= due)
 
     def _validate(self, figures: Step, watchers: Sequence[Hook]) -> None:

@@ -1,0 +1,85 @@
+"""Generation with a cache equals reading everything again at each token; sampling draws from the stated distribution."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import SHAPE
+
+from treadle.model.generate import Cache, advance, generate, sample
+from treadle.model.model import LanguageModel, make_model
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["qk_norm", "plain"])
+def model(request: pytest.FixtureRequest) -> LanguageModel:
+    return make_model(replace(SHAPE, qk_norm=request.param), 0).eval()
+
+
+def test_advance_equals_the_whole_pass(model: LanguageModel):
+    tokens = torch.randint(0, 300, (2, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = model.logits(tokens)
+    cache = Cache(model.shape, slots=4)
+    assert torch.allclose(advance(model, cache, [1, 3], tokens[:, :10]), whole[:, 9], atol=1e-5)
+    assert torch.allclose(advance(model, cache, [1, 3], tokens[:, 10:15]), whole[:, 14], atol=1e-5)
+    for t in range(15, 32):
+        assert torch.allclose(advance(model, cache, [1, 3], tokens[:, t : t + 1]), whole[:, t], atol=1e-5)
+    assert cache.lengths == [0, 32, 0, 32]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(0, 1000))
+def test_rows_of_different_length_do_not_disturb_each_other(model: LanguageModel, lengths: list[int], seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    cache = Cache(model.shape, slots=4)
+    cache.keys.fill_(7.0)  # what an earlier sequence left behind
+    cache.values.fill_(7.0)
+    texts = [torch.randint(0, 300, (1, n + 5), generator=generator) for n in lengths]
+    for slot, (text, n) in enumerate(zip(texts, lengths, strict=True)):
+        advance(model, cache, [slot], text[:, :n])
+    for step in range(5):
+        new = torch.cat([text[:, n + step : n + step + 1] for text, n in zip(texts, lengths, strict=True)])
+        scores = advance(model, cache, list(range(len(lengths))), new)
+    with torch.no_grad():
+        for slot, text in enumerate(texts):
+            assert torch.allclose(scores[slot], model.logits(text)[0, -1], atol=1e-5)
+
+
+def test_greedy_generation_is_argmax_of_the_whole_pass(model: LanguageModel):
+    ids = [5, 6, 7]
+    with torch.no_grad():
+        for _ in range(10):
+            ids.append(int(model.logits(torch.tensor([ids]))[0, -1].argmax()))
+    assert list(generate(model, [5, 6, 7], 10)) == ids[3:]
+
+
+def test_generation_ends_at_the_end_mark_and_at_a_full_context(model: LanguageModel):
+    free = list(generate(model, [1], 100))
+    assert len(free) == model.shape.context  # the last token is predicted from a full context
+    end = free[4]
+    assert list(generate(model, [1], 100, end=end)) == free[: free.index(end)]
+
+
+def test_sampling_draws_from_the_softmax():
+    logits, generator = torch.tensor([2.0, 1.0, 0.0, -1.0]), torch.Generator().manual_seed(0)
+    drawn = np.bincount([sample(logits, 0.7, 1.0, generator) for _ in range(8000)], minlength=4) / 8000
+    expected = torch.softmax(logits.double() / 0.7, 0).numpy()
+    assert np.abs(drawn - expected).max() < 0.02
+    assert sample(logits, 0.0, 1.0, generator) == 0
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it():
+    logits, generator = torch.log(torch.tensor([0.1, 0.5, 0.15, 0.25])), torch.Generator().manual_seed(0)
+    assert {sample(logits, 1.0, 0.7, generator) for _ in range(500)} == {1, 3}
+    assert {sample(logits, 1.0, 0.76, generator) for _ in range(500)} == {1, 2, 3}
+    assert {sample(logits, 1.0, 1e-9, generator) for _ in range(50)} == {1}
+
+
+def test_the_seed_decides(model: LanguageModel):
+    one, same, other = (list(generate(model, [1, 2], 20, temperature=1.0, seed=s)) for s in (3, 3, 4))
+    assert one == same != other

@@ -1,0 +1,270 @@
+"""The loop: it learns, its parts add up, it stops when it should, and it says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import SHAPE
+
+from treadle.core.batch import IGNORE, Batch
+from treadle.core.errors import Interrupted, WorkError
+from treadle.core.runtime import choose_runtime
+from treadle.model.model import make_model
+from treadle.spec.train import Train
+from treadle.spec.units import Budget
+from treadle.train.checkpoint import Position, load_checkpoint
+from treadle.train.hooks import Step
+from treadle.train.loop import Horizon, Loop, mean_loss
+from treadle.train.objectives import OBJECTIVES
+
+
+class Counting:
+    """Rows that count upwards from a start that follows from the row's number: learnable, and a pure function of the step."""
+
+    def batch_at(self, step: int, batch: int) -> Batch:
+        starts = np.random.default_rng(step).integers(0, 200, batch)
+        rows = torch.from_numpy(starts[:, None] + np.arange(17)) % 300
+        return Batch({"text": rows[:, :-1]}, {"next": rows[:, 1:]})
+
+
+class Seen:
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.validations: list[tuple[int, float]] = []
+
+    def on_step(self, figures: Step) -> None:
+        self.steps.append(figures)
+
+    def on_validation(self, figures: Step, loss: float) -> None:
+        self.validations.append((figures.step, loss))
+
+
+def make_loop(folder: Path, budget: str | Horizon = "20 steps", batches: object = None, rate: float = 0.01, **settings: object) -> Loop:
+    folder.mkdir(parents=True, exist_ok=True)
+    given = Train.model_validate({"budget": "20 steps", "checkpoint_every": "1 h", **settings})
+    horizon = budget if isinstance(budget, Horizon) else Horizon(int(budget.split()[0]), None)
+    runtime = choose_runtime("float32", 1)
+    source = batches or Counting()
+    model = make_model(SHAPE, 0)
+    loop = Loop(
+        model, OBJECTIVES["next_token"], source, lambda m: mean_loss(m, source, 4, 2, runtime), horizon, given, 8, rate, runtime, folder
+    )
+    loop.resume()
+    return loop
+
+
+def run(folder: Path, **kind: object) -> tuple[Loop, Seen]:
+    loop, seen = make_loop(folder, **kind), Seen()
+    loop.run([seen])
+    return loop, seen
+
+
+def test_it_learns_what_there_is_to_learn(tmp_path: Path):
+    _, seen = run(tmp_path, budget="150 steps")
+    assert seen.steps[0].loss == pytest.approx(np.log(300), abs=0.1)
+    assert seen.steps[-1].loss < 1.0
+    assert seen.validations[-1][1] < 1.0
+    assert [step for step, _ in seen.validations] == list(range(15, 151, 15))
+
+
+def test_a_step_is_that_of_the_plain_recipe(tmp_path: Path):
+    """Three steps of the loop against three steps written out with torch alone."""
+    loop, _ = run(tmp_path, budget="3 steps", warmup=0.0, clip=0.5)
+    model = make_model(SHAPE, 0)
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    plain = [p for p in model.parameters() if p.dim() < 2]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.95))
+    for step in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * (1 - (step + 0.5) / 3)
+        batch = Counting().batch_at(step, 8)
+        logits = model.logits(batch.inputs["text"])
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets["next"].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+    for ours, theirs in zip(loop.model.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+class Uneven(Counting):
+    """Rows of which some carry few targets, so that parts of a batch weigh differently."""
+
+    def batch_at(self, step: int, batch: int) -> Batch:
+        whole = super().batch_at(step, batch)
+        targets = whole.targets["next"].clone()
+        targets[: batch // 2, 3:] = IGNORE
+        return Batch(whole.inputs, {"next": targets})
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_accumulation_changes_no_result(tmp_path: Path, parts: int):
+    whole, seen = run(tmp_path / "whole", budget="4 steps", batches=Uneven())
+    split, seen_split = run(tmp_path / "split", budget="4 steps", batches=Uneven(), accumulate=parts)
+    for one, two in zip(seen.steps, seen_split.steps, strict=True):
+        assert one.loss == pytest.approx(two.loss, abs=1e-5)
+        assert one.gradient_norm == pytest.approx(two.gradient_norm, rel=1e-4)
+    for ours, theirs in zip(whole.model.parameters(), split.model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [("schedule", "cosine"), ("warmup", 0.5), ("final_rate", 0.5), ("weight_decay", 0.0), ("betas", (0.5, 0.5)), ("clip", 0.01)],
+)
+def test_every_setting_changes_the_weights(tmp_path: Path, change: str, value: object):
+    plain, _ = run(tmp_path / "plain", budget="4 steps")
+    other, _ = run(tmp_path / "other", budget="4 steps", **{change: value})
+    assert any(not torch.equal(a, b) for a, b in zip(plain.model.parameters(), other.model.parameters(), strict=True))
+
+
+def test_the_objectives_weigh_rows_and_tokens():
+    model, batch = make_model(SHAPE, 0), Uneven().batch_at(0, 4)
+    losses = torch.nn.functional.cross_entropy(
+        model.logits(batch.inputs["text"]).transpose(1, 2), batch.targets["next"], ignore_index=IGNORE, reduction="none"
+    )
+    counts = (batch.targets["next"] != IGNORE).sum(1)
+    assert float(OBJECTIVES["next_token"](model, batch)) == pytest.approx(float(losses.sum() / counts.sum()), rel=1e-5)
+    per_row = OBJECTIVES["next_token_per_row"](model, batch)
+    assert float(per_row) == pytest.approx(float((losses.sum(1) / counts).mean()), rel=1e-5)
+
+
+@given(st.integers(1, 10**7), st.integers(1, 5000), st.integers(1, 10**7))
+def test_budgets_in_every_unit_agree(steps: int, per_step: int, epoch: int):
+    assert Horizon.of(Budget(steps, "steps"), per_step, epoch).steps == steps
+    assert Horizon.of(Budget(steps * per_step, "tokens"), per_step, epoch).steps == steps
+    epochs = Horizon.of(Budget(2.5, "epochs"), per_step, epoch).steps
+    assert epochs is not None
+    assert (epochs - 1) * per_step < 2.5 * epoch + per_step * 1e-6
+    assert Horizon.of(Budget(60, "seconds"), per_step, epoch).seconds == 60
+
+
+def test_a_wall_time_budget_ends_on_time_with_the_rate_run_down(tmp_path: Path):
+    _, seen = run(tmp_path, budget=Horizon(None, 1.5), warmup=0.1)
+    assert 1.5 <= seen.steps[-1].seconds < 3.0
+    assert seen.steps[-1].learning_rate < 0.25 * max(step.learning_rate for step in seen.steps)
+    assert len(seen.validations) >= 2
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_cure(tmp_path: Path):
+    with pytest.raises(WorkError, match="gradient's norm") as caught:
+        run(tmp_path, budget="300 steps", rate=1e20, clip=0.0)
+    assert "lower train.learning_rate" in caught.value.cure
+
+
+def _history(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line if key in ("step", "loss", "validation_loss", "learning_rate")} for line in lines]
+
+
+class StopAt:
+    """Press Ctrl-C at a step."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def on_step(self, figures: Step) -> None:
+        if figures.step == self.step:
+            os.kill(os.getpid(), self.number)
+
+    def on_validation(self, figures: Step, loss: float) -> None:
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_going_on_is_exact(tmp_path: Path, number: int):
+    whole, _ = run(tmp_path / "whole", budget="12 steps")
+    loop = make_loop(tmp_path / "cut", budget="12 steps")
+    with pytest.raises(Interrupted, match="step 5"):
+        loop.run([StopAt(5, number)])
+    again, seen = run(tmp_path / "cut", budget="12 steps")
+    assert seen.steps[0].step == 6
+    assert _history(tmp_path / "cut") == _history(tmp_path / "whole")
+    for ours, theirs in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing", "state"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]):
+    whole, _ = run(tmp_path / "whole", budget="9 steps")
+    loop = make_loop(tmp_path / "cut", budget="9 steps", checkpoint_every="1 ms")
+    with pytest.raises(Interrupted):
+        loop.run([StopAt(6, signal.SIGINT)])
+    folders = sorted((tmp_path / "cut" / "checkpoints").iterdir())
+    assert [folder.name for folder in folders] == ["step-00000005", "step-00000006"]
+    weights = folders[-1] / "weights.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "changed":
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        (folders[-1] / "state.json").write_text("{")
+    again, seen = run(tmp_path / "cut", budget="9 steps")
+    assert "step-00000006 is damaged" in capsys.readouterr().err
+    assert seen.steps[0].step == 6
+    for ours, theirs in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_no_whole_checkpoint_means_from_the_start(tmp_path: Path):
+    loop, _ = run(tmp_path, budget="3 steps")
+    for folder in (tmp_path / "checkpoints").iterdir():
+        (folder / "state.json").unlink()
+    assert load_checkpoint(tmp_path, loop.model, loop.optimizer) is None
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_dropout_goes_on_exactly_too(tmp_path: Path):
+    """The masks come from torch's random state, which a checkpoint holds."""
+
+    def loop_in(folder: Path, budget: str) -> Loop:
+        torch.manual_seed(3)
+        loop = make_loop(folder, budget=budget)
+        for layer in loop.model.trunk.layers:
+            layer.dropout = 0.3
+        return loop
+
+    whole = loop_in(tmp_path / "whole", "10 steps")
+    whole.run([])
+    cut = loop_in(tmp_path / "cut", "10 steps")
+    with pytest.raises(Interrupted):
+        cut.run([StopAt(4, signal.SIGINT)])
+    torch.manual_seed(99)
+    again = loop_in(tmp_path / "cut", "10 steps")
+    again.run([])
+    for ours, theirs in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_full_disk_says_so_and_keeps_the_last_checkpoint(tmp_path: Path):
+    """On a real file system of a few hundred kilobytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.getuid() != 0 or os.system(f"mount -t tmpfs -o size=700k tmpfs {disk} 2>/dev/null") != 0:  # noqa: S605
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        loop = make_loop(disk, budget="6 steps", checkpoint_every="1 ms")
+        with pytest.raises(WorkError, match="is full") as caught:
+            loop.run([])
+        assert "free some space" in caught.value.cure
+        kept = load_checkpoint(disk, loop.model, loop.optimizer)
+        assert kept is not None
+        assert isinstance(kept, Position)
+        assert not list((disk / "checkpoints").glob("draft-*"))
+    finally:
+        os.system(f"umount {disk}")  # noqa: S605
+        shutil.rmtree(disk, ignore_errors=True)
