@@ -51,7 +51,8 @@ def test_activations_are_what_autograd_saves(shape: Shape, dropout: float) -> No
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         F.cross_entropy(model.logits(tokens).flatten(0, 1), tokens.flatten())
     found = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-    expected = 4 * tokens.numel() * (counting.activation_floats(shape, dropout) + shape.vocabulary)  # one copy of the scores is saved
+    floats = counting.activation_floats(shape, dropout) + shape.vocabulary  # one copy of the scores is saved
+    expected = 4 * tokens.numel() * floats
     assert found == pytest.approx(expected, rel=0.001 if not dropout else 0.03)
 
 
@@ -89,15 +90,23 @@ def test_peak_memory_of_a_real_training(depth: int, rows: int, vocabulary: int, 
 def test_work_of_each_kind_of_budget() -> None:
     shape = SHAPES[0]  # 64 tokens of context
     steps = counting.count_work(shape, 4, Budget(10, "steps"), 1000)
-    assert steps and (steps.steps, steps.tokens, steps.epochs) == (10, 2560, 2.56)
+    assert steps
+    assert (steps.steps, steps.tokens, steps.epochs) == (10, 2560, 2.56)
     assert steps.flops == 2560 * 3 * shape.forward_flops()
     tokens = counting.count_work(shape, 4, Budget(1000, "tokens"), 1000)
-    assert tokens and tokens.steps == 4  # 3.9 batches of 256 tokens
+    assert tokens
+    assert tokens.steps == 4  # 3.9 batches of 256 tokens
     epochs = counting.count_work(shape, 4, Budget(2, "epochs"), 1000)
-    assert epochs and epochs.steps == 8
+    assert epochs
+    assert epochs.steps == 8
     seconds = counting.count_work(shape, 4, Budget(60, "seconds"), 1000, step_seconds=0.5)
-    assert seconds and seconds.steps == 120
+    assert seconds
+    assert seconds.steps == 120
     assert counting.count_work(shape, 4, Budget(60, "seconds"), 1000) is None
+
+
+def cure(given: ProjectSpec, limit: int) -> str:
+    return counting.cure_for_memory(given, limit, lambda shape, rows: counting.train_memory(shape, rows).total <= limit)
 
 
 def test_cure_prefers_what_changes_no_result() -> None:
@@ -105,19 +114,21 @@ def test_cure_prefers_what_changes_no_result() -> None:
     shape = counting._with_depth(given, 4)
     assert shape
     halves = counting.train_memory(shape[0], 8).total
-    assert counting.cure_for_memory(given, halves).startswith("set 'train.accumulate: 2'")
+    assert cure(given, halves).startswith("set 'train.accumulate: 2'")
     one_row = counting.train_memory(shape[0], 1).total
-    assert "accumulate: 16" in counting.cure_for_memory(given, one_row)
-    assert "depth: " in counting.cure_for_memory(given, one_row - 4_000_000)
-    assert "larger machine" in counting.cure_for_memory(given, 1000)
+    assert "accumulate: 16" in cure(given, one_row)
+    assert "depth: 3' or less and 'train.accumulate: 16'" in cure(given, one_row - 4_000_000)
+    long = spec(**{"model.inputs.text": "{tokenizer: {bpe: 65536}, context: 100000}", "train.batch": "2"})
+    assert cure(long, 8_000_000_000) == "set 'context: 6250' and 'train.accumulate: 2'"
+    assert "larger machine" in cure(given, 1000)
 
 
 @pytest.mark.parametrize("limit_mb", [450, 600, 2000, 8000])
 def test_depth_of_the_cure_fits_and_the_next_does_not(limit_mb: int) -> None:
-    given = spec(**{"model.trunk.transformer.depth": "100", "train.batch": "1"})
-    cure = counting.cure_for_memory(given, limit_mb * 10**6)
-    depth = int(cure.split("depth: ")[1].split("'")[0])
+    given = spec(**{"model.trunk.transformer.depth": "100"})
+    limit = limit_mb * 10**6
+    depth = int(cure(given, limit).split("depth: ")[1].split("'")[0])
     fits, larger = counting._with_depth(given, depth), counting._with_depth(given, depth + 1)
     assert fits
     assert larger
-    assert counting.train_memory(fits[0], 1).total <= limit_mb * 10**6 < counting.train_memory(larger[0], 1).total
+    assert counting.train_memory(fits[0], 1).total <= limit < counting.train_memory(larger[0], 1).total

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from treadle.spec.derive import derive
 from treadle.spec.project import ProjectSpec
 from treadle.spec.shape import Shape
-from treadle.spec.units import Budget
+from treadle.spec.units import Budget, format_size
 
 PROGRAM = 330_000_000
 """Bytes of the interpreter, torch and the other libraries once they have computed something (measured, Linux x86-64)."""
@@ -17,6 +17,8 @@ PROGRAM = 330_000_000
 _FLOAT = 4
 _TEXT_COPIES = 7
 """Bytes of memory per byte of text while it is prepared: the text, its words counted for the tokenizer, its tokens (measured)."""
+_NGRAM_BYTES = 48
+"""Bytes per training token while the trigram baseline is counted (measured)."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def layer_floats(shape: Shape, dropout: float = 0.0) -> float:
 
 
 def activation_floats(shape: Shape, dropout: float = 0.0) -> float:
-    """Numbers per token that the backward pass needs of all layers and the final norm (3 D, 1 scale); the scores are not among them."""
+    """Numbers per token that the backward pass needs of all layers and the final norm (3 D, 1 scale), without the scores."""
     return shape.depth * layer_floats(shape, dropout) + 3 * shape.width + 1
 
 
@@ -82,14 +84,16 @@ def train_memory(shape: Shape, rows: int, dropout: float = 0.0, precision: str =
     return Memory(parts)
 
 
-def forward_memory(shape: Shape, rows: int, copies: int = 1) -> Memory:
-    """Peak of scoring ``rows`` sequences with ``copies`` of the model at hand: one layer's activations, three copies of the scores."""
+def score_memory(shape: Shape, rows: int, counted: int, copies: int = 1) -> Memory:
+    """Peak of scoring ``rows`` sequences with ``copies`` of the model at hand, and of counting the n-grams of ``counted`` tokens:
+    two layers' activations, three copies of the scores."""
     positions = rows * shape.context
     return Memory({
         "program": PROGRAM,
         "weights": copies * _FLOAT * shape.parameters,
-        "activations": int(_FLOAT * positions * layer_floats(shape)),
+        "activations": 2 * int(_FLOAT * positions * layer_floats(shape)),
         "scores": 3 * _FLOAT * positions * shape.vocabulary,
+        "n-grams": _NGRAM_BYTES * counted,
     })
 
 
@@ -128,31 +132,32 @@ def disk_bytes(shape: Shape, text: int, tokens: int, keep_checkpoints: int, quan
     }
 
 
-def cure_for_memory(spec: ProjectSpec, limit: int, precision: str = "float32") -> str:
-    """The mildest change of treadle.yaml after which training fits into ``limit`` bytes: smaller parts of a batch (which changes no
-    result), then a smaller depth, then a shorter context."""
+def cure_for_memory(spec: ProjectSpec, limit: int, fits: Callable[[Shape, int], bool]) -> str:
+    """The mildest change of treadle.yaml after which all stages fit into ``limit`` bytes: smaller parts of a batch (which changes
+    no result), then a smaller depth, then a shorter context. ``fits`` says so of a shape and the sequences computed at once."""
     resolved = derive(spec)
-    trunk = spec.model.trunk.transformer
-    assert trunk is not None
-
-    def fits(shape: Shape, rows: int) -> bool:
-        return train_memory(shape, rows, trunk.dropout, precision).total <= limit
-
-    for parts in range(spec.train.accumulate + 1, resolved.batch + 1):
-        if resolved.batch % parts == 0 and fits(resolved.shape, resolved.batch // parts):
-            return f"set 'train.accumulate: {parts}': the same steps, each computed in smaller parts"
-    for depth in range(trunk.depth - 1, 0, -1):
+    shape, batch = resolved.shape, resolved.batch
+    assert spec.model.trunk.transformer is not None
+    if fits(shape, 1):
+        parts = next(n for n in _divisors(batch) if n > spec.train.accumulate and fits(shape, batch // n))
+        return f"set 'train.accumulate: {parts}': the same steps, each computed in smaller parts"
+    for depth in range(spec.model.trunk.transformer.depth - 1, 0, -1):
         smaller = _with_depth(spec, depth)
         if smaller and fits(smaller[0], 1):
-            parts = f" and 'train.accumulate: {smaller[1]}'" if smaller[1] > 1 else ""
-            return f"set 'model.trunk.transformer.depth: {depth}' or less{parts}"
-    context = resolved.shape.context // 2
+            also = f" and 'train.accumulate: {smaller[1]}'" if smaller[1] > 1 else ""
+            return f"set 'model.trunk.transformer.depth: {depth}' or less{also}"
+    context = shape.context // 2
     while context >= 8:
-        changed = {**resolved.shape.as_dict(), "context": context}
-        if fits(Shape(**changed), 1):  # type: ignore[arg-type]
-            return f"set 'context: {context}' and 'train.accumulate: {resolved.batch}'"
+        if fits(replace(shape, context=context), 1):
+            return f"set 'context: {context}' and 'train.accumulate: {batch}'"
         context //= 2
-    return "free some memory, raise 'plan.memory', or use a larger machine"
+    return f"free some memory, raise 'plan.memory' above {format_size(limit)}, or use a larger machine"
+
+
+def _divisors(number: int) -> list[int]:
+    """Ascending."""
+    low = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*low, *(number // n for n in low)})
 
 
 def _with_depth(spec: ProjectSpec, depth: int) -> tuple[Shape, int] | None:

@@ -1,0 +1,216 @@
+"""How fast this machine is at this very model, measured within ten seconds and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from treadle.core.batch import Batch
+from treadle.core.machine import cores, processor
+from treadle.core.progress import say
+from treadle.core.project import Project
+from treadle.core.runtime import Runtime, choose_runtime, matrix_peak
+from treadle.model.generate import Cache, advance
+from treadle.model.model import LanguageModel, make_model
+from treadle.model.score import ROWS
+from treadle.optim.adamw import make_adamw
+from treadle.spec.shape import Shape
+from treadle.spec.units import format_duration
+from treadle.store.artifacts import write_json
+
+VERSION = 1
+_FILE = "calibration.json"
+_KEPT = 32
+_SHARE = 0.35
+"""Share of the matrix peak that a step is taken to reach, to choose how much of it to time; the result does not depend on it."""
+_PART_SECONDS = 0.8
+"""A step that would take longer than this is timed in part: fewer sequences, then fewer layers, then shorter ones."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Measured seconds and rates of one machine, model, batch and precision."""
+
+    matrix_peak: float
+    """FLOP/s of a matrix product in the run's precision."""
+    step_seconds: float
+    """One training step: gradients of the whole batch, clipping, AdamW."""
+    forward_seconds: float
+    """Per token, scoring text in float32."""
+    generate_seconds: float
+    """Per generated token, one stream."""
+    timed: str
+    """What was timed, where it was not the whole step."""
+    precision: str
+    threads: int
+    at: str
+    """When it was measured (UTC)."""
+    took: float
+    """Seconds that measuring took."""
+    cached: bool = False
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was measured."""
+        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(self.at)).total_seconds())
+
+
+def calibrate(project: Project, folder: Path) -> Calibration:
+    """The calibration for ``project``, from ``folder``/calibration.json where it was measured before. The caller has made sure that
+    a training step fits into memory."""
+    spec, shape, batch = project.spec, project.resolved.shape, project.resolved.batch
+    trunk = spec.model.trunk.transformer
+    assert trunk is not None
+    runtime = choose_runtime(spec.train.precision, spec.train.threads)
+    identity = [
+        VERSION, processor(), cores(), torch.__version__, runtime.device.type, runtime.precision, runtime.threads, shape.as_dict(),
+        batch, spec.train.accumulate, trunk.dropout,
+    ]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    entries = _read(folder / _FILE)
+    if key in entries:
+        found = replace(Calibration(**entries[key]), cached=True)
+        again = f"remove {folder / _FILE} to measure again"
+        say(f"this machine was calibrated for this model {format_duration(found.age)} ago ({again})")
+        return found
+    found = _measure(shape, batch // spec.train.accumulate, spec.train.accumulate, trunk.dropout, runtime)
+    say(f"calibrated this machine in {format_duration(found.took)}")
+    entries[key] = asdict(found)
+    newest = sorted(entries, key=lambda name: str(entries[name]["at"]))[-_KEPT:]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / _FILE, {name: entries[name] for name in newest})
+    return found
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """What was measured before. A file that is damaged, or of another version, is measured anew: it holds nothing else."""
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        for entry in entries.values():
+            datetime.fromisoformat(Calibration(**entry).at)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError):
+        say(f"{file} cannot be read; measuring again")
+        return {}
+    return dict(entries)
+
+
+def _measure(shape: Shape, rows: int, parts: int, dropout: float, runtime: Runtime) -> Calibration:
+    start = time.perf_counter()
+    peak = matrix_peak(runtime, seconds=0.7)
+    timed, timed_rows = _affordable(shape, rows, peak)
+    model = make_model(timed, 0, dropout).to(runtime.device)
+    gradients, update = _step_seconds(model, timed_rows, runtime)
+    share = rows * shape.context * shape.train_flops / (timed_rows * timed.context * timed.train_flops)
+    step = gradients * share * parts + update * shape.parameters / timed.parameters
+    model.eval().to("cpu")  # evaluation and generation run there, in float32
+    torch.set_num_threads(cores())
+    scored = min(ROWS, max(1, timed_rows * 3))
+    forward = _forward_seconds(model, scored) * shape.forward_flops() / timed.forward_flops()
+    generate = _generate_seconds(model) * shape.parameters / timed.parameters
+    torch.set_num_threads(runtime.threads)
+    what = []
+    if timed_rows < rows:
+        what.append(f"{timed_rows} of {rows} sequences")
+    if timed != shape:
+        what.append(f"{timed.depth} of {shape.depth} layers, {timed.context} of {shape.context} tokens")
+    return Calibration(
+        peak, step, forward, generate, ", ".join(what), runtime.precision, runtime.threads,
+        datetime.now(UTC).isoformat(timespec="seconds"), round(time.perf_counter() - start, 2),
+    )
+
+
+def _affordable(shape: Shape, rows: int, peak: float) -> tuple[Shape, int]:
+    """What takes about ``_PART_SECONDS`` of a step: the shape, perhaps with fewer layers and a shorter context, and its rows."""
+    tokens = _PART_SECONDS * _SHARE * peak / shape.train_flops
+    if tokens >= shape.context:
+        return shape, min(rows, int(tokens // shape.context))
+    layers = max(1, min(shape.depth, int(shape.depth * tokens / shape.context)))
+    fewer = Shape(**{**shape.as_dict(), "depth": layers})  # type: ignore[arg-type]
+    tokens = _PART_SECONDS * _SHARE * peak / fewer.train_flops
+    context = max(8, min(shape.context, int(tokens)))
+    return Shape(**{**fewer.as_dict(), "context": context}), 1  # type: ignore[arg-type]
+
+
+def _step_seconds(model: LanguageModel, rows: int, runtime: Runtime) -> tuple[float, float]:
+    """Median seconds of the gradients of ``rows`` sequences, and of clipping and updating."""
+    optimizer = make_adamw(model.named_parameters(), 1e-4, (0.9, 0.95), 0.1)
+    tokens = torch.randint(0, model.shape.vocabulary, (rows, model.shape.context), generator=torch.Generator().manual_seed(0))
+    batch = Batch({model.input: tokens}, {model.head: tokens}).to(runtime.device)
+    model.train()
+
+    def gradients() -> None:
+        with runtime.autocast():
+            loss = model.loss(batch)
+        torch.autograd.backward(loss)
+        loss.item()  # waits for the device
+
+    def update() -> None:
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        norm.item()
+
+    times: list[tuple[float, float]] = []
+    end = time.perf_counter() + 3.0
+    while len(times) < 2 or (len(times) < 12 and time.perf_counter() < end):
+        times.append((_seconds(gradients), _seconds(update)))
+        if time.perf_counter() > end + 1:  # far slower than thought: the first step must do
+            break
+    kept = times[1:] or times  # the first also allocates
+    return statistics.median(g for g, _ in kept), statistics.median(u for _, u in kept)
+
+
+@torch.inference_mode()
+def _forward_seconds(model: LanguageModel, rows: int) -> float:
+    """Per token, as documents are scored: logits, surprise, and the likeliest token."""
+    tokens = torch.randint(0, model.shape.vocabulary, (rows, model.shape.context), generator=torch.Generator().manual_seed(0))
+
+    def score() -> None:
+        logits = model.logits(tokens).float()
+        nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").sum().item()
+        logits.argmax(-1).sum().item()
+
+    return _median(score, 1.2) / tokens.numel()
+
+
+@torch.inference_mode()
+def _generate_seconds(model: LanguageModel) -> float:
+    """Per token, one stream, from a short prompt."""
+    cache = Cache(model.shape, slots=1)
+    advance(model, cache, slots=[0], tokens=torch.zeros(1, 4, dtype=torch.int64))
+    one = torch.zeros(1, 1, dtype=torch.int64)
+
+    def step() -> None:
+        if int(cache.lengths[0]) + 1 >= model.shape.context:
+            cache.clear(0)
+        advance(model, cache, slots=[0], tokens=one).argmax().item()
+
+    return _median(step, 0.4)
+
+
+def _median(work: Callable[[], None], seconds: float) -> float:
+    """Median duration after one warm-up, over as many repeats as fit in ``seconds``, at least one."""
+    work()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        times.append(_seconds(work))
+    return statistics.median(times)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

@@ -1,0 +1,111 @@
+"""How much data there is, by looking at names and sizes of files alone. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+from pathlib import Path
+
+from treadle.core.errors import SourceError
+from treadle.core.project import Project
+from treadle.data.sources.globs import glob_regex, parse_pattern, walk
+from treadle.store.artifacts import Store
+
+KEPT_SHARE = 0.97
+"""Share of the source bytes that cleaning keeps, where no earlier corpus of the same sources says."""
+
+_BYTES_PER_TOKEN = [
+    (257, 1.0), (300, 1.5), (512, 2.1), (1024, 2.6), (2048, 3.1), (4096, 3.5), (8192, 3.9), (16_384, 4.2), (65_536, 4.6),
+]
+"""Vocabulary of byte-level BPE -> bytes per token, measured on the Python standard library; English prose is within 20% of it."""
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """What the sources hold, and what becomes of it."""
+
+    files: int
+    bytes: int
+    """Of the files that are read: neither excluded nor too long."""
+    text: int
+    """Bytes that cleaning keeps."""
+    train: int
+    """Tokens, as are the two below."""
+    validation: int
+    test: int
+    bytes_per_token: float
+    source: str
+    """Where the shares and the bytes per token are known from."""
+
+    @property
+    def tokens(self) -> int:
+        return self.train + self.validation + self.test
+
+
+def measure_data(project: Project, store: Store) -> DataSize:
+    """Size of the project's data. Raises ``SourceError`` where a source names nothing."""
+    files, size = _count_files(project)
+    split, vocabulary = project.spec.data.split, project.resolved.shape.vocabulary
+    earlier = _earlier(project, store)
+    if earlier:
+        kept, rate, parts, source = earlier
+    else:
+        kept, rate = KEPT_SHARE, bytes_per_token(vocabulary)
+        parts = {"test": split.test, "validation": split.validation}
+        source = f"{kept:.0%} of the bytes kept, {rate:.2f} bytes per token: stated defaults for a vocabulary of {vocabulary}"
+    text = int(size * kept)
+    tokens = text / rate
+    test, validation = int(tokens * parts["test"]), int(tokens * parts["validation"])
+    return DataSize(files, size, text, int(tokens) - test - validation, validation, test, rate, source)
+
+
+def bytes_per_token(vocabulary: int) -> float:
+    """Interpolated in the logarithm of the vocabulary."""
+    sizes = [size for size, _ in _BYTES_PER_TOKEN]
+    right = min(max(bisect_left(sizes, vocabulary), 1), len(sizes) - 1)
+    (low, a), (high, b) = _BYTES_PER_TOKEN[right - 1], _BYTES_PER_TOKEN[right]
+    share = math.log(vocabulary / low) / math.log(high / low)
+    return a + (b - a) * min(share, 1.0)
+
+
+def _count_files(project: Project) -> tuple[int, int]:
+    files = size = 0
+    for number, source in enumerate(project.spec.data.sources):
+        key = f"data.sources.{number}"
+        excluded = [glob_regex(glob) for globs in source.exclude.values() for glob in globs]
+        matched = 0
+        for found in walk(parse_pattern(source.files, project.folder, key)):
+            if found.problem:
+                continue
+            matched += 1
+            if any(pattern.match(found.relative) for pattern in excluded):
+                continue
+            try:
+                length = Path(found.path).stat().st_size
+            except OSError:  # set aside when it is read, with the reason
+                continue
+            if length <= project.spec.data.clean.max_size:
+                files, size = files + 1, size + length
+        if not matched:
+            raise SourceError(f"{key}.files: {source.files!r} matches no file", cure="mend the pattern, or put files there")
+    return files, size
+
+
+def _earlier(project: Project, store: Store) -> tuple[float, float, dict[str, float], str] | None:
+    """Share kept, bytes per token and shares of the split from the newest dataset of the same sources and vocabulary."""
+    manifests = {manifest["id"]: manifest for manifest in store.all()}
+    sources = project.spec.data.sources
+    unread = {"too long", *(reason for source in sources for reason in source.exclude)}
+    for dataset in reversed([m for m in manifests.values() if m["kind"] == "dataset"]):
+        corpus = manifests.get(dataset["parents"][0]) if dataset["parents"] else None
+        if not corpus or [source["pattern"] for source in corpus["counts"]["sources"]] != [source.files for source in sources]:
+            continue
+        counts, account = dataset["counts"], corpus["counts"]["account"]
+        total = sum(part["tokens"] for part in counts["parts"].values())
+        read = account["in"] - sum(count for reason, count in account["set_aside"].items() if reason in unread)
+        if counts["vocabulary"] != project.resolved.shape.vocabulary or not total or not read:
+            continue
+        parts = {name: part["tokens"] / total for name, part in counts["parts"].items()}
+        return account["kept"] / read, counts["bytes_per_token"], parts, f"as measured in {dataset['id']}"
+    return None
