@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +21,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from treadle.core.errors import ArtifactError, WorkError
+import psutil
+
+from treadle.core.errors import ArtifactError, UserError, WorkError
 from treadle.core.machine import environment
 
 MANIFEST = "manifest.json"
 KINDS = ("corpus", "dataset", "model", "scorecard", "package")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BARRED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EIO, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True)
@@ -74,13 +79,18 @@ class Store:
         return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def folder(self, id: str) -> Path:
+        """Where ``id`` lies or would lie. Raises ``UserError`` for what is not an id."""
+        if not re.fullmatch(r"[a-z]+-[\w-]+", id):
+            cure = "ids are like 'model-1a2b3c4d5e6f7890'; 'treadle report' lists them"
+            raise UserError(f"{id!r} is not an artifact's id", cure=cure)
         kind, _, name = id.partition("-")
         return self.root / "artifacts" / kind / name
 
     def workspace(self, id: str) -> Path:
         """A folder that outlives a crash, for the stage that makes ``id``."""
         path = self.root / "work" / id
-        path.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.root):
+            path.mkdir(parents=True, exist_ok=True)
         return path
 
     def has(self, id: str) -> bool:
@@ -91,14 +101,14 @@ class Store:
         path = self.folder(id)
         cure = f"remove {path} and run again: it is made anew from its inputs"
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            files = dict(manifest["files"])
+            manifest = _read_manifest(path)
         except FileNotFoundError:
             raise ArtifactError(f"there is no whole artifact {id} in {self.root}", cure="run 'treadle run'") from None
-        except (ValueError, KeyError, UnicodeDecodeError):
-            raise ArtifactError(f"{path / MANIFEST} is damaged", cure=cure) from None
-        if manifest.get("id") != id:
-            raise ArtifactError(f"{path} says that it is {manifest.get('id')}, not {id}", cure=cure)
+        except ValueError as error:
+            raise ArtifactError(f"{path / MANIFEST} is damaged: {error}", cure=cure) from None
+        if manifest["id"] != id:
+            raise ArtifactError(f"{path} says that it is {manifest['id']}, not {id}", cure=cure)
+        files = manifest["files"]
         for name, expected in files.items():
             file = path / name
             if not file.is_file():
@@ -107,6 +117,9 @@ class Store:
                 raise ArtifactError(f"{file} holds {file.stat().st_size} bytes, its manifest says {expected['bytes']}", cure=cure)
             if sha256_of(file) != expected["sha256"]:
                 raise ArtifactError(f"{file} was changed after it was written (its sha256 differs)", cure=cure)
+        for file in _files(path):
+            if file not in files and file != MANIFEST:
+                raise ArtifactError(f"{path / file} does not belong there: its manifest does not name it", cure=cure)
         return Artifact(id, path, manifest)
 
     @contextmanager
@@ -115,51 +128,71 @@ class Store:
     ) -> Iterator[Draft]:
         """Make artifact ``id``: fill the draft inside the ``with``; a normal exit publishes it, an exception leaves nothing."""
         temporary = self.root / "tmp" / f"{id}-{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
         start = time.monotonic()
         try:
             with disk_errors(self.root):
+                self._sweep()
+                shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
                 draft = Draft(temporary)
                 yield draft
                 files = {
-                    str(file.relative_to(temporary)): {"sha256": sha256_of(file), "bytes": file.stat().st_size}
-                    for file in sorted(temporary.rglob("*")) if file.is_file()
+                    name: {"sha256": sha256_of(temporary / name), "bytes": (temporary / name).stat().st_size}
+                    for name in _files(temporary)
                 }
                 manifest = {
                     "id": id, "kind": id.partition("-")[0], "stage_version": version, "parents": list(parents),
                     "config": config, "counts": draft.counts, "files": files, "seed": seed,
-                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
                     "seconds": round(time.monotonic() - start, 3), "environment": environment(),
                 }
-                write_json(temporary / MANIFEST, manifest)
-                for name in files:
-                    _sync(temporary / name)
-                final = self.folder(id)
-                final.parent.mkdir(parents=True, exist_ok=True)
-                shutil.rmtree(final, ignore_errors=True)  # a leftover without a manifest, or a damaged one that was refused
-                temporary.rename(final)
-                _sync(final.parent)
+                manifest = json.loads(json.dumps(manifest))  # as it will be read
+                write_json(temporary / MANIFEST, manifest | {"sha256": _digest(manifest)})
+                for path in (*temporary.rglob("*"), temporary):
+                    _sync(path)
+                self._publish(temporary, id)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def _publish(self, temporary: Path, id: str) -> None:
+        """Move a finished draft to its place. What another process finished meanwhile stays: equal inputs make equal artifacts."""
+        final = self.folder(id)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.open(id)
+        except ArtifactError:  # nothing there, a leftover without a manifest, or a damaged one
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+        _sync(final.parent)
+
+    def _sweep(self) -> None:
+        """Remove the drafts of processes that are no more."""
+        for path in (self.root / "tmp").glob("*"):
+            process = path.name.rpartition("-")[2]
+            if not process.isdecimal() or not psutil.pid_exists(int(process)):
+                shutil.rmtree(path, ignore_errors=True)
 
     def all(self) -> list[Mapping[str, Any]]:
         """The manifests of all whole artifacts, oldest first; files are not compared with their hashes."""
         found = []
         for path in (self.root / "artifacts").glob(f"*/*/{MANIFEST}"):
             try:
-                found.append(json.loads(path.read_text(encoding="utf-8")))
-            except ValueError:
-                raise ArtifactError(f"{path} is damaged", cure=f"remove {path.parent} and run again") from None
+                found.append(_read_manifest(path.parent))
+            except ValueError as error:
+                cure = f"remove {path.parent} and run again: it is made anew from its inputs"
+                raise ArtifactError(f"{path} is damaged: {error}", cure=cure) from None
         return sorted(found, key=lambda manifest: str(manifest["created"]))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON, whole or not at all: temporary name, fsync, rename."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
@@ -172,14 +205,44 @@ def disk_errors(root: Path) -> Iterator[None]:
     """Turn a full or read-only disk into a message with the cure."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        # Libraries that write in other languages wrap the system's error in one of their own, without its number.
+        if number in _FULL or "No space left on device" in str(error):
             cure = "free some space and run the same command again: finished stages and checkpoints are kept"
             raise WorkError(f"the disk that holds {root} is full", cure=cure) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if isinstance(error, OSError) and number in _BARRED and _under(error.filename, root):
             cure = "make it writable, or set 'store:' to another folder"
             raise WorkError(f"cannot write to {error.filename or root}: {error.strerror}", cure=cure) from error
         raise
+
+
+def _under(name: Any, root: Path) -> bool:
+    """Whether the file of an ``OSError`` is the store's; reading a user's file fails for reasons of its own."""
+    return name is None or Path(os.fsdecode(name)).absolute().is_relative_to(root.absolute())
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises ``FileNotFoundError``, or ``ValueError`` where it is not what ``Store.create`` wrote."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(f"it cannot be read ({error})") from None
+    digest = manifest.pop("sha256", None) if isinstance(manifest, dict) else None
+    if digest is None or digest != _digest(manifest):
+        raise ValueError("its own sha256 differs")
+    return dict(manifest)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    """All files under ``folder``, relative to it, in order."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
 def _sync(path: Path) -> None:

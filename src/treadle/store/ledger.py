@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
+import math
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,56 +20,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from treadle.core.errors import UserError, WorkError
+from treadle.store.artifacts import disk_errors
+from treadle.store.tables import answers, artifacts, audit, deployments, feedback, keys, lineage, metadata, runs
 
-metadata = sa.MetaData()
-_stamp = sa.DateTime(timezone=True)
-
-artifacts = sa.Table(
-    "artifacts", metadata,
-    sa.Column("id", sa.String(80), primary_key=True), sa.Column("kind", sa.String(20), nullable=False),
-    sa.Column("at", _stamp, nullable=False), sa.Column("counts", sa.JSON, nullable=False),
-)
-lineage = sa.Table(
-    "lineage", metadata,
-    sa.Column("child", sa.String(80), sa.ForeignKey("artifacts.id"), primary_key=True),
-    sa.Column("parent", sa.String(80), primary_key=True), sa.Column("position", sa.Integer, nullable=False),
-)
-runs = sa.Table(
-    "runs", metadata,
-    sa.Column("id", sa.Integer, primary_key=True), sa.Column("word", sa.String(20), nullable=False),
-    sa.Column("started", _stamp, nullable=False), sa.Column("ended", _stamp), sa.Column("outcome", sa.String(20)),
-    sa.Column("detail", sa.JSON),
-)
-deployments = sa.Table(
-    "deployments", metadata,
-    sa.Column("id", sa.Integer, primary_key=True), sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("package", sa.String(80), nullable=False), sa.Column("action", sa.String(20), nullable=False),
-    sa.Column("reason", sa.Text, nullable=False), sa.Column("at", _stamp, nullable=False),
-)
-answers = sa.Table(
-    "answers", metadata,
-    sa.Column("id", sa.String(80), primary_key=True), sa.Column("at", _stamp, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False), sa.Column("package", sa.String(80), nullable=False),
-    sa.Column("stored", sa.Boolean, nullable=False), sa.Column("prompt", sa.Text), sa.Column("text", sa.Text),
-    sa.Column("settings", sa.JSON, nullable=False), sa.Column("prompt_tokens", sa.Integer, nullable=False),
-    sa.Column("answer_tokens", sa.Integer, nullable=False), sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("finish_reason", sa.String(20), nullable=False),
-)
-feedback = sa.Table(
-    "feedback", metadata,
-    sa.Column("id", sa.Integer, primary_key=True), sa.Column("answer", sa.ForeignKey("answers.id"), nullable=False, index=True),
-    sa.Column("at", _stamp, nullable=False), sa.Column("rating", sa.String(10)), sa.Column("edited", sa.Text),
-)
-keys = sa.Table(
-    "keys", metadata,
-    sa.Column("name", sa.String(80), primary_key=True), sa.Column("sha256", sa.String(64), nullable=False),
-    sa.Column("at", _stamp, nullable=False), sa.Column("revoked", _stamp),
-)
-audit = sa.Table(
-    "audit", metadata,
-    sa.Column("id", sa.Integer, primary_key=True), sa.Column("at", _stamp, nullable=False),
-    sa.Column("action", sa.String(40), nullable=False), sa.Column("detail", sa.JSON, nullable=False),
-)
+_PATIENCE = 30.0  # seconds that a writer waits for others
+_TABLES_LOCK = 0x7EAD1E  # any number, the same for all who make the tables
 
 
 class Ledger:
@@ -72,17 +33,26 @@ class Ledger:
     def __init__(self, store: Path, url: str | None = None) -> None:
         """Open, and create where missing, ``store/ledger.db`` or the database at ``url``. Raises ``UserError``."""
         if url is None:
-            store.mkdir(parents=True, exist_ok=True)
+            with disk_errors(store):
+                store.mkdir(parents=True, exist_ok=True)
             url = f"sqlite:///{store / 'ledger.db'}"
         try:
-            self._engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
+            settings = {"timeout": _PATIENCE} if url.startswith("sqlite") else {}
+            self._engine = sa.create_engine(url, pool_pre_ping=True, json_serializer=_json, connect_args=settings)
             if self._engine.dialect.name == "sqlite":
                 sa.event.listen(self._engine, "connect", _tune_sqlite)
-            metadata.create_all(self._engine)
+                sa.event.listen(self._engine, "begin", _begin_sqlite)
+            self._create_tables()
         except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
-            shown = sa.engine.make_url(url).render_as_string() if "://" in url else url
-            cause = str(getattr(error, "orig", error)).strip().splitlines()[0]
-            raise UserError(f"cannot open the ledger {shown}: {cause}", cure="check 'ledger:' and that its server runs") from None
+            cure = "check 'ledger:' and that its server runs"
+            raise UserError(f"cannot open the ledger {_shown(url)}: {_cause(error)}", cure=cure) from None
+
+    def _create_tables(self) -> None:
+        """One process at a time: each looks what is there, then makes what is missing."""
+        with self._engine.execution_options(writes=True).begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
+            metadata.create_all(connection)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -91,7 +61,7 @@ class Ledger:
 
     def record_artifact(self, manifest: Mapping[str, Any]) -> None:
         """File an artifact and its parents; again is no change."""
-        with self._engine.begin() as connection:
+        with self._write(artifacts) as connection:
             if connection.scalar(sa.select(artifacts.c.id).where(artifacts.c.id == manifest["id"])):
                 return
             row = {"id": manifest["id"], "kind": manifest["kind"], "at": _now(), "counts": manifest["counts"]}
@@ -100,16 +70,15 @@ class Ledger:
                 connection.execute(lineage.insert(), {"child": manifest["id"], "parent": parent, "position": position})
 
     def parents(self, id: str) -> list[str]:
-        with self._engine.connect() as connection:
-            found = connection.scalars(sa.select(lineage.c.parent).where(lineage.c.child == id).order_by(lineage.c.position))
-            return list(found)
+        rows = self._all(sa.select(lineage.c.parent).where(lineage.c.child == id).order_by(lineage.c.position))
+        return [row["parent"] for row in rows]
 
     def start_run(self, word: str) -> int:
-        with self._engine.begin() as connection:
+        with self._write() as connection:
             return _new_id(connection, runs, {"word": word, "started": _now()})
 
     def end_run(self, id: int, outcome: str, detail: Mapping[str, Any]) -> None:
-        with self._engine.begin() as connection:
+        with self._write() as connection:
             values = {"ended": _now(), "outcome": outcome, "detail": dict(detail)}
             connection.execute(runs.update().where(runs.c.id == id).values(**values))
 
@@ -129,21 +98,25 @@ class Ledger:
 
     def promote(self, package: str, reason: str) -> int:
         """Make ``package`` live under a new version number, which is returned."""
-        with self._engine.begin() as connection:
+        with self._write(deployments) as connection:
             version = (connection.scalar(sa.select(sa.func.max(deployments.c.version))) or 0) + 1
             self._deploy(connection, version, package, "promote", reason)
         return version
 
     def rollback(self, reason: str) -> RowMapping:
-        """Make the version live again that was live before the present one was promoted. Raises ``UserError`` if none was."""
-        history = self.deployments()
-        live = history[-1] if history else None
-        earlier = [row for row in history if row["action"] == "promote" and live and row["version"] < live["version"]]
-        if not earlier:
-            raise UserError("there is no earlier version to go back to", cure="'treadle report' lists what was live")
-        with self._engine.begin() as connection:
-            self._deploy(connection, earlier[-1]["version"], earlier[-1]["package"], "rollback", reason)
-        return earlier[-1]
+        """Make the version live again that was live before the present one was promoted, and so on back to the first.
+
+        Gives the deployment that was gone back to. Raises ``UserError`` where nothing was live before.
+        """
+        with self._write(deployments) as connection:
+            history = list(connection.execute(sa.select(deployments).order_by(deployments.c.id)).mappings())
+            promoted = {row["version"]: place for place, row in enumerate(history) if row["action"] == "promote"}
+            before = promoted[history[-1]["version"]] - 1 if history else -1
+            if before < 0:
+                raise UserError("there is no earlier version to go back to", cure="'treadle report' lists what was live")
+            earlier = history[before]
+            self._deploy(connection, earlier["version"], earlier["package"], "rollback", reason)
+        return earlier
 
     def _deploy(self, connection: Connection, version: int, package: str, action: str, reason: str) -> None:
         row = {"version": version, "package": package, "action": action, "reason": reason, "at": _now()}
@@ -154,7 +127,7 @@ class Ledger:
 
     def record_answer(self, **row: Any) -> None:
         """File an answer: the columns of ``answers`` but ``at``. ``prompt`` and ``text`` are None where not consented to."""
-        with self._engine.begin() as connection:
+        with self._write() as connection:
             connection.execute(answers.insert(), {"at": _now(), **row})
 
     def answer(self, id: str) -> RowMapping | None:
@@ -162,9 +135,12 @@ class Ledger:
         return rows[0] if rows else None
 
     def record_feedback(self, answer: str, rating: str | None, edited: str | None) -> int:
-        """File what a user said of an answer; the newest of each answer counts."""
-        with self._engine.begin() as connection:
-            return _new_id(connection, feedback, {"answer": answer, "at": _now(), "rating": rating, "edited": edited})
+        """File what a user said of an answer; the newest of each answer counts. Raises ``UserError`` for an unknown answer."""
+        try:
+            with self._write() as connection:
+                return _new_id(connection, feedback, {"answer": answer, "at": _now(), "rating": rating, "edited": edited})
+        except sa.exc.IntegrityError:
+            raise UserError(f"there is no answer {answer!r}", cure="take the id from the answer itself") from None
 
     def all_feedback(self) -> list[RowMapping]:
         """Each answer's feedback in order, joined with the answer: id, answer, rating, edited, prompt, text, version, at."""
@@ -174,25 +150,27 @@ class Ledger:
 
     def totals(self) -> dict[str, int]:
         """How many answers and how much feedback there is, for the report."""
-        with self._engine.connect() as connection:
-            counts = {t.name: connection.scalar(sa.select(sa.func.count()).select_from(t)) or 0 for t in (answers, feedback)}
-        return counts
+        count = sa.func.count().label("n")
+        each = (sa.select(sa.literal(table.name).label("name"), count).select_from(table) for table in (answers, feedback))
+        return {row["name"]: row["n"] for row in self._all(sa.union_all(*each))}
 
     # -- who may ask --------------------------------------------------------------------------------------------------
 
     def add_key(self, name: str) -> str:
-        """Make an API key; only its hash is kept. Raises ``UserError`` if the name is taken."""
+        """Make an API key; only its hash is kept. Raises ``UserError`` if the name is taken, also by a revoked key."""
+        if not re.fullmatch(r"[\w.@ -]{1,80}", name):
+            raise UserError(f"{name!r} cannot name a key", cure="use 1 to 80 letters, digits, '.', '-', '_', '@' or spaces")
         key = f"tk-{secrets.token_urlsafe(32)}"
         try:
-            with self._engine.begin() as connection:
+            with self._write() as connection:
                 connection.execute(keys.insert(), {"name": name, "sha256": _hash(key), "at": _now()})
                 connection.execute(audit.insert(), {"at": _now(), "action": "add key", "detail": {"name": name}})
         except sa.exc.IntegrityError:
-            raise UserError(f"there is a key named {name!r} already", cure="choose another name, or revoke it first") from None
+            raise UserError(f"there is a key named {name!r} already", cure="choose another name") from None
         return key
 
     def revoke_key(self, name: str) -> None:
-        with self._engine.begin() as connection:
+        with self._write() as connection:
             live = (keys.c.name == name) & keys.c.revoked.is_(None)
             if not connection.execute(keys.update().where(live).values(revoked=_now())).rowcount:
                 raise UserError(f"there is no live key named {name!r}", cure="'treadle key list' shows the names")
@@ -212,18 +190,74 @@ class Ledger:
     def audit(self) -> list[RowMapping]:
         return self._all(sa.select(audit).order_by(audit.c.id))
 
-    def _all(self, query: sa.Select[Any]) -> list[RowMapping]:
+    def _all(self, query: sa.Executable) -> list[RowMapping]:
         try:
             with self._engine.connect() as connection:
                 return list(connection.execute(query).mappings())
         except sa.exc.DatabaseError as error:
-            cure = "restore it from a backup, or check its disk"
-            raise WorkError(f"the ledger cannot be read: {error.orig}", cure=cure) from error
+            cure = "restore it from a backup, or check its disk and its server"
+            raise WorkError(f"the ledger cannot be read: {_cause(error)}", cure=cure) from error
+
+    @contextmanager
+    def _write(self, alone_on: sa.Table | None = None) -> Iterator[Connection]:
+        """One transaction. SQLite has one writer at a time; a server lets others wait where ``alone_on`` is read, then written."""
+        try:
+            with self._engine.execution_options(writes=True).begin() as connection:
+                if alone_on is not None and connection.dialect.name == "postgresql":
+                    connection.execute(sa.text(f"LOCK TABLE {alone_on.name} IN SHARE ROW EXCLUSIVE MODE"))
+                yield connection
+        except sa.exc.IntegrityError:
+            raise
+        except sa.exc.DatabaseError as error:
+            cure = "check its disk, its rights and its server; nothing was half written"
+            raise WorkError(f"the ledger cannot be written: {_cause(error)}", cure=cure) from error
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+    connection.isolation_level = None  # transactions begin where we say, see _begin_sqlite
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:  # SQLite does not wait here for another that does the same
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Writers take the lock at once: one that reads first and locks later fails when another has written in between."""
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _json(value: Any) -> str:
+    """JSON as servers accept it: what is not finite becomes null."""
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {str(key): finite(item) for key, item in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [finite(item) for item in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(value), allow_nan=False)
+
+
+def _shown(url: str) -> str:
+    """The URL without its password."""
+    try:
+        return sa.engine.make_url(url).render_as_string()
+    except (sa.exc.ArgumentError, ValueError):
+        return "at 'ledger:'"
+
+
+def _cause(error: Exception) -> str:
+    """The driver's own first line, without the statement and its parameters, which may hold users' text."""
+    return (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _new_id(connection: Connection, table: sa.Table, row: Mapping[str, Any]) -> int:
@@ -233,7 +267,7 @@ def _new_id(connection: Connection, table: sa.Table, row: Mapping[str, Any]) -> 
 
 
 def _hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _now() -> datetime:

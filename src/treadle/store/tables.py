@@ -1,0 +1,80 @@
+"""The ledger's tables."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+
+class _Stamp(sa.types.TypeDecorator[datetime]):
+    """A moment in UTC. SQLite forgets the zone, so it is put back on reading."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, _: Any) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class _Text(sa.types.TypeDecorator[str]):
+    """Text of users. What no database's text can hold (NUL, lone surrogates) becomes U+FFFD, so that the rest is kept."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _: Any) -> str | None:
+        return None if value is None else re.sub("[\x00\ud800-\udfff]", "\ufffd", value)
+
+
+metadata = sa.MetaData()
+_stamp = _Stamp()
+
+artifacts = sa.Table(
+    "artifacts", metadata,
+    sa.Column("id", sa.String(80), primary_key=True), sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("at", _stamp, nullable=False), sa.Column("counts", sa.JSON, nullable=False),
+)
+lineage = sa.Table(
+    "lineage", metadata,
+    sa.Column("child", sa.String(80), sa.ForeignKey("artifacts.id"), primary_key=True),
+    sa.Column("parent", sa.String(80), primary_key=True), sa.Column("position", sa.Integer, nullable=False),
+)
+runs = sa.Table(
+    "runs", metadata,
+    sa.Column("id", sa.Integer, primary_key=True), sa.Column("word", sa.String(20), nullable=False),
+    sa.Column("started", _stamp, nullable=False), sa.Column("ended", _stamp), sa.Column("outcome", sa.String(20)),
+    sa.Column("detail", sa.JSON),
+)
+deployments = sa.Table(
+    "deployments", metadata,
+    sa.Column("id", sa.Integer, primary_key=True), sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("package", sa.String(80), nullable=False), sa.Column("action", sa.String(20), nullable=False),
+    sa.Column("reason", _Text, nullable=False), sa.Column("at", _stamp, nullable=False),
+)
+answers = sa.Table(
+    "answers", metadata,
+    sa.Column("id", sa.String(80), primary_key=True), sa.Column("at", _stamp, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False), sa.Column("package", sa.String(80), nullable=False),
+    sa.Column("stored", sa.Boolean, nullable=False), sa.Column("prompt", _Text), sa.Column("text", _Text),
+    sa.Column("settings", sa.JSON, nullable=False), sa.Column("prompt_tokens", sa.Integer, nullable=False),
+    sa.Column("answer_tokens", sa.Integer, nullable=False), sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("finish_reason", sa.String(20), nullable=False),
+)
+feedback = sa.Table(
+    "feedback", metadata,
+    sa.Column("id", sa.Integer, primary_key=True), sa.Column("answer", sa.ForeignKey("answers.id"), nullable=False, index=True),
+    sa.Column("at", _stamp, nullable=False), sa.Column("rating", sa.String(10)), sa.Column("edited", _Text),
+)
+keys = sa.Table(
+    "keys", metadata,
+    sa.Column("name", sa.String(80), primary_key=True), sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("at", _stamp, nullable=False), sa.Column("revoked", _stamp),
+)
+audit = sa.Table(
+    "audit", metadata,
+    sa.Column("id", sa.Integer, primary_key=True), sa.Column("at", _stamp, nullable=False),
+    sa.Column("action", sa.String(40), nullable=False), sa.Column("detail", sa.JSON, nullable=False),
+)
