@@ -32,7 +32,7 @@ data: {sources: [{files: "*.py", licence: PSF-2.0}]}
 model:
   inputs: {text: {tokenizer: {bpe: 320}, context: 1024}}
   trunk: {transformer: {depth: 2, width: 32, heads: 2, kv_heads: 1, hidden: 64}}
-serve: {slots: 3, queue: 8, max_tokens: 1000, drain: 20 , max_body: 20000}
+serve: {slots: 3, queue: 8, max_tokens: 1000, drain: 20, max_body: 20000}
 """
 
 
@@ -81,15 +81,21 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str,
             tokenizer.save(str(draft.path / "tokenizer.json"))
         ids.append(id)
     damaged = store.folder(ids[2]) / "model.safetensors"
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     return folder, (ids[0], ids[1], ids[2])
 
 
 @pytest.fixture
 def site(template: tuple[Path, tuple[str, str, str]], tmp_path: Path) -> Iterator[Site]:
     """A fresh copy, with version 1 live."""
+    with copied(template, tmp_path / "project") as site:
+        yield site
+
+
+@contextlib.contextmanager
+def copied(template: tuple[Path, tuple[str, str, str]], folder: Path) -> Iterator[Site]:
     source, ids = template
-    folder = tmp_path / "project"
     shutil.copytree(source, folder)
     project = load_project(folder)
     ledger = Ledger(project.store)
@@ -103,6 +109,13 @@ def serve(site: Site) -> Iterator[Callable[..., Running]]:
     """``serve(overrides..., host=...)`` starts a server in this process; all are stopped at the end."""
     with contextlib.ExitStack() as stack:
         yield lambda *overrides, host="127.0.0.1": stack.enter_context(running(site, overrides, host))
+
+
+@pytest.fixture(scope="module")
+def shared(template: tuple[Path, tuple[str, str, str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One server for the tests of a module that leave nothing behind which others would see."""
+    with copied(template, tmp_path_factory.mktemp("shared") / "project") as site, running(site, (), "127.0.0.1") as server:
+        yield server
 
 
 @contextlib.contextmanager

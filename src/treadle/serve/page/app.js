@@ -1,0 +1,236 @@
+// One screen: write, let the model go on, say what you think of it.
+
+import { Component, createRef, h, render } from "./vendor/preact.module.js";
+import htm from "./vendor/htm.module.js";
+import { Failure, complete, facts, feedback, keepKey } from "./client.js";
+
+const html = htm.bind(h);
+
+const icon = (path) => html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d=${path} /></svg>`;
+const UP = icon("M7 10.5v9H4v-9zM7 10.5l4-7c1.6 0 2.5 1.2 2.2 2.7L12.5 10h5.7c1.4 0 2.4 1.3 2 2.7l-1.5 5.2c-.3 1-1.2 1.6-2.2 1.6H7");
+const DOWN = icon("M17 13.5v-9h3v9zM17 13.5l-4 7c-1.6 0-2.5-1.2-2.2-2.7L11.5 14H5.8c-1.4 0-2.4-1.3-2-2.7l1.5-5.2c.3-1 1.2-1.6 2.2-1.6H17");
+
+const WHY = {
+  consent: "Your text and the answer are kept on this server. Secrets and personal data are replaced first. " +
+    "When this is off, only counts and your rating are kept.",
+  always: "This server keeps texts and answers to improve the model. Secrets and personal data are replaced first.",
+};
+
+const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+const EMPTY = { answer: "", id: null, stored: false, ended: null, usage: null, seconds: 0, rating: null, edited: null,
+  draft: null, thanks: "", note: "" };
+
+class App extends Component {
+  state = { config: null, key: false, failure: "", prompt: "", temperature: 0.7, length: 96, keep: false, busy: false, ...EMPTY };
+  prompt = createRef();
+  draft = createRef();
+  abort = null;
+
+  componentDidMount() {
+    document.addEventListener("keydown", (event) => event.key === "Escape" && this.abort?.abort());
+    this.load();
+  }
+
+  async load() {
+    await this.attempt(async () => {
+      const config = await facts();
+      document.title = `${config.model} · Treadle`;
+      const length = Math.min(96, config.max_tokens, Math.max(1, config.context >> 1));
+      this.setState({ config, length, key: false }, () => this.prompt.current.focus());
+    });
+  }
+
+  // Runs `work`; what goes wrong is told in words.
+  async attempt(work) {
+    this.setState({ failure: "" });
+    try {
+      await work();
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      if (!(error instanceof Failure)) throw error;
+      this.setState(error.status === 401 ? { key: true, failure: error.message } : { failure: error.message });
+    }
+  }
+
+  complete = async () => {
+    if (this.state.busy) return;
+    const { config, prompt, temperature, length, keep } = this.state;
+    const start = performance.now();
+    this.abort = new AbortController();
+    this.setState({ busy: true, ...EMPTY });
+    const body = { model: config.model, prompt, temperature, max_tokens: length, store: keep, truncate_prompt_tokens: -1 };
+    await this.attempt(() => complete(body, this.abort.signal, (event) => this.take(event, start)));
+    this.abort = null;
+    this.setState(({ ended }) => ({ busy: false, ended: ended ?? "cancelled", seconds: (performance.now() - start) / 1000 }));
+    this.prompt.current.focus();
+  };
+
+  take({ id, stored, version, choices, usage }) {
+    const [choice] = choices;
+    this.setState((state) => ({
+      id, stored, config: { ...state.config, version }, usage: usage ?? state.usage,
+      answer: state.answer + (choice?.text ?? ""), ended: choice?.finish_reason ?? state.ended,
+    }));
+  }
+
+  // Sends the whole of what is thought of this answer: it replaces what was said before.
+  async say(said, thanks) {
+    const { id, rating, edited } = { ...this.state, ...said };
+    await this.attempt(async () => {
+      const kept = await feedback({ answer_id: id, rating, edited });
+      const count = Object.values(kept.redacted).reduce((sum, n) => sum + n, 0);
+      const replaced = count ? ` ${plural(count, "secret or personal detail")} in it ${count === 1 ? "was" : "were"} replaced.` : "";
+      this.setState({ rating, edited: kept.edited, draft: null, note: "", thanks: thanks + replaced });
+    });
+  }
+
+  rate = (rating) => {
+    const withdrawn = this.state.rating === rating;
+    return this.say({ rating: withdrawn ? null : rating }, withdrawn ? "Taken back." : "Thank you. Noted.");
+  };
+
+  edit = () => {
+    if (this.state.stored) {
+      this.setState({ draft: this.state.edited ?? this.state.answer, thanks: "" }, () => this.draft.current.focus());
+      return;
+    }
+    const note = this.state.config.store === "never"
+      ? "This server keeps no text, so it cannot learn from an edit. A rating still counts."
+      : "This answer was not kept. Switch on “Keep this text”, complete again, then edit. A rating still counts.";
+    this.setState({ note, thanks: "" });
+  };
+
+  accept = () => {
+    this.setState(({ prompt, answer }) => ({ prompt: prompt + answer, ...EMPTY }), () => this.prompt.current.focus());
+  };
+
+  write = (event) => this.setState({ prompt: event.target.value, ...EMPTY });
+
+  shortcut = (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      this.complete();
+    }
+  };
+
+  render(_, { config, key, failure, busy }) {
+    return html`
+      <header>
+        <img src="/page/icon.svg" alt="" width="28" height="28" />
+        <h1>${config?.model ?? "Treadle"}</h1>
+        ${config && html`<span class="version">version ${config.version}</span>`}
+        <span class="state" data-busy=${busy} role="status">${busy ? "writing" : config ? "ready" : ""}</span>
+      </header>
+      ${failure && html`<p class="failure" role="alert">${failure}</p>`}
+      ${key && this.lock()}
+      ${config && html`<main>${this.sheet()}${this.controls()}</main>`}
+      <footer>A small model wrote this, and it may be wrong. Read before you use it.</footer>`;
+  }
+
+  lock() {
+    const open = (event) => {
+      event.preventDefault();
+      keepKey(event.target.elements.key.value.trim());
+      this.load();
+    };
+    return html`<form class="lock" onSubmit=${open}>
+      <label for="key">Key</label>
+      <input id="key" name="key" type="password" autocomplete="off" required />
+      <button class="primary">Use this key</button>
+      <small>It stays in this tab and is forgotten when you close it.</small>
+    </form>`;
+  }
+
+  sheet() {
+    const { prompt, answer, busy, ended } = this.state;
+    // The text field lies under a copy of its own text, in which the answer goes on where the prompt ends.
+    return html`<section class="sheet">
+      <div class="paper">
+        <label class="unseen" for="prompt">Your text</label>
+        <textarea id="prompt" ref=${this.prompt} value=${prompt} onInput=${this.write} onKeyDown=${this.shortcut} readonly=${busy}
+          placeholder="Begin to write. The model goes on." spellcheck="false" autocapitalize="off" autocomplete="off"></textarea>
+        <div class="copy">
+          <span aria-hidden="true">${prompt}</span><output for="prompt" aria-label="Answer" aria-live="polite" aria-busy=${busy}
+            data-busy=${busy}>${answer}</output>${"\u200b"}
+        </div>
+      </div>
+      <div class="bar">
+        ${busy
+          ? html`<button class="primary stop" onClick=${() => this.abort?.abort()}>Stop <kbd>Esc</kbd></button>`
+          : html`<button class="primary" onClick=${this.complete}>Complete <kbd>Ctrl ↵</kbd></button>`}
+        ${!busy && answer && html`<button onClick=${this.accept}>Add to text</button>`}
+        ${!busy && ended && this.tally()}
+      </div>
+      ${!busy && this.state.id && this.verdict()}
+    </section>`;
+  }
+
+  tally() {
+    const { usage, ended, seconds } = this.state;
+    const end = { stop: "", length: ", stopped at the limit", cancelled: ", stopped" }[ended] ?? "";
+    const written = usage ? plural(usage.completion_tokens, "token") : "An answer";
+    const cut = usage?.truncated_prompt_tokens;
+    return html`<p class="tally">
+      ${written} in ${seconds.toFixed(1)} s${end}.
+      ${cut ? html` The model cannot read so much at once: the first ${plural(cut, "token")} of your text ${cut === 1 ? "was" : "were"} left out.` : ""}
+    </p>`;
+  }
+
+  verdict() {
+    const { rating, edited, draft, thanks, note, id } = this.state;
+    const thumb = (value, label, picture) => html`<button class="thumb" aria-pressed=${rating === value} aria-label=${label}
+      title=${label} onClick=${() => this.rate(value)}>${picture}</button>`;
+    return html`<div class="verdict">
+      <div class="row">
+        <span class="question">How was it?</span>
+        ${thumb("up", "Good answer", UP)}${thumb("down", "Bad answer", DOWN)}
+        ${draft === null && html`<button onClick=${this.edit}>${edited === null ? "Edit the answer" : "Edit again"}</button>`}
+        <span class="thanks" role="status">${thanks || note}</span>
+      </div>
+      ${draft !== null && this.desk()}
+      <small>Answer <code>${id}</code></small>
+    </div>`;
+  }
+
+  desk() {
+    const send = (event) => {
+      event.preventDefault();
+      this.say({ edited: this.draft.current.value }, "Thank you. The model can learn from your version.");
+    };
+    return html`<form class="desk" onSubmit=${send}>
+      <label for="draft">What the answer should have been</label>
+      <textarea id="draft" ref=${this.draft} defaultValue=${this.state.draft} rows="6" spellcheck="false"></textarea>
+      <div class="row">
+        <button class="primary">Send</button>
+        <button type="button" onClick=${() => this.setState({ draft: null })}>Cancel</button>
+      </div>
+    </form>`;
+  }
+
+  controls() {
+    const { config, temperature, length, keep } = this.state;
+    const set = (name) => (event) => event.target.validity.valid && this.setState({ [name]: event.target.valueAsNumber });
+    return html`<aside aria-label="Settings">
+      <div class="field">
+        <label for="temperature">Temperature</label><output for="temperature">${temperature.toFixed(1)}</output>
+        <input id="temperature" type="range" min="0" max="1.5" step="0.1" value=${temperature} onInput=${set("temperature")} />
+        <small>Low keeps to the likeliest, high dares more.</small>
+      </div>
+      <div class="field">
+        <label for="length">Longest answer</label>
+        <span class="unit"><input id="length" type="number" min="1" max=${config.max_tokens} value=${length} required
+          onChange=${set("length")} /> tokens</span>
+      </div>
+      ${config.store === "consent" && html`<div class="field consent">
+        <label for="keep">Keep this text to improve the model</label>
+        <input id="keep" type="checkbox" role="switch" checked=${keep} aria-describedby="why"
+          onChange=${(event) => this.setState({ keep: event.target.checked })} />
+        <small id="why">${WHY.consent}</small>
+      </div>`}
+      ${config.store === "always" && html`<div class="field consent"><small>${WHY.always}</small></div>`}
+    </aside>`;
+  }
+}
+
+render(html`<${App} />`, document.body);

@@ -1,0 +1,118 @@
+"""Who may ask: this machine, or whoever has a key; no other site's page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from treadle.core.errors import UserError, WorkError
+from treadle.serve.access import check_keys, is_loopback
+
+BODY = {"model": "tiny", "prompt": "x", "max_tokens": 1}
+GUARDED = [
+    ("GET", "/v1/models"), ("POST", "/v1/completions"), ("POST", "/v1/feedback"), ("GET", "/metrics"), ("GET", "/page/config.json"),
+    ("GET", "/nowhere"),
+]
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("localhost", True), ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("0.0.0.0", False), ("::", False),
+     ("192.168.0.7", False), ("example.com", False), ("localhost.example.com", False), ("", False)],
+)
+def test_what_is_loopback(host: str, local: bool) -> None:
+    assert is_loopback(host) is local
+
+
+def test_beyond_loopback_demands_a_live_key_before_it_starts(site: Any) -> None:
+    check_keys("127.0.0.1", site.ledger)
+    with pytest.raises(UserError, match="treadle key add") as caught:
+        check_keys("0.0.0.0", site.ledger)
+    assert caught.value.exit_code == 2
+    site.ledger.add_key("a")
+    check_keys("0.0.0.0", site.ledger)
+    site.ledger.revoke_key("a")
+    with pytest.raises(UserError):
+        check_keys("0.0.0.0", site.ledger)
+
+
+def test_beyond_loopback_everything_but_the_page_and_health_needs_the_key(serve: Callable[..., Any], site: Any) -> None:
+    key = site.ledger.add_key("a")
+    running = serve(host="0.0.0.0")
+    for path in ("/", "/page/app.js", "/page/style.css", "/healthz", "/readyz"):
+        assert running.client.get(path).status_code == 200, path
+    for headers in ({}, {"authorization": "Bearer tk-wrong"}, {"authorization": key}, {"authorization": f"Basic {key}"}):
+        for method, path in GUARDED:
+            response = running.client.request(method, path, headers=headers, json=BODY if method == "POST" else None)
+            assert response.status_code == 401, (path, headers)
+            assert response.json()["error"]["code"] == "invalid_api_key"
+            assert response.headers["www-authenticate"] == "Bearer"
+    right = {"authorization": f"Bearer {key}"}
+    assert running.client.post("/v1/completions", json=BODY, headers=right).status_code == 200
+    assert running.client.get("/metrics", headers=right | {"host": "models.example.com"}).status_code == 200
+    site.ledger.revoke_key("a")
+    assert running.client.post("/v1/completions", json=BODY, headers=right).status_code == 401
+
+
+def test_on_loopback_a_key_is_checked_only_if_sent(shared: Any) -> None:
+    assert shared.client.get("/v1/models").status_code == 200
+    assert shared.client.get("/v1/models", headers={"authorization": "Bearer tk-wrong"}).status_code == 401
+    key = shared.site.ledger.add_key("loop")
+    assert shared.client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example.com", "evil.example.com:8000", "127.0.0.1.evil.com", "", "localhost@evil", "[::2]"])
+def test_on_loopback_another_name_is_refused(shared: Any, host: str) -> None:
+    for path in ("/", "/v1/models", "/healthz"):
+        response = shared.client.get(path, headers={"host": host})
+        assert response.status_code == 421
+        assert "example" not in response.headers.get("access-control-allow-origin", "")
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:99", "[::1]", "[::1]:8000"])
+def test_on_loopback_its_own_names_are_taken(shared: Any, host: str) -> None:
+    assert shared.client.get("/v1/models", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonx"]
+)
+def test_a_form_of_another_site_cannot_post(shared: Any, kind: str | None) -> None:
+    request = httpx.Request("POST", f"{shared.url}/v1/completions", content=b'{"model": "tiny", "prompt": "x"}')
+    if kind:
+        request.headers["content-type"] = kind
+    response = shared.client.send(request)
+    assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_media_type")
+    allowed = shared.client.post("/v1/completions", json=BODY, headers={"content-type": "Application/JSON; charset=utf-8"})
+    assert allowed.status_code == 200
+
+
+def test_no_other_origin_is_allowed(shared: Any) -> None:
+    headers = {"origin": "https://evil.example.com", "access-control-request-method": "POST"}
+    for response in (
+        shared.client.options("/v1/completions", headers=headers),
+        shared.client.post("/v1/completions", json=BODY, headers=headers),
+    ):
+        assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+def test_the_page_may_load_nothing_from_elsewhere(shared: Any) -> None:
+    headers = shared.client.get("/").headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+
+
+def test_a_ledger_that_cannot_be_read_is_500_without_details(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> None:
+        raise WorkError("the ledger cannot be read: disk I/O error")
+
+    monkeypatch.setattr(shared.site.ledger, "key_name", broken)
+    response = shared.client.get("/v1/models", headers={"authorization": "Bearer x"})
+    assert (response.status_code, response.json()["error"]["type"]) == (500, "server_error")
+    assert "I/O" not in response.text
