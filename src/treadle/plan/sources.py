@@ -12,7 +12,7 @@ from treadle.core.project import Project
 from treadle.data.sources.globs import glob_regex, parse_pattern, walk
 from treadle.store.artifacts import Store
 
-KEPT_SHARE = 0.97
+KEPT_SHARE = 0.9
 """Share of the source bytes that cleaning keeps, where no earlier corpus of the same sources says."""
 
 _BYTES_PER_TOKEN = [

@@ -17,7 +17,7 @@ _LEARN_FROM = 5
 """Newest earlier runs whose times correct the prediction."""
 
 # Seconds where nothing better is known; measured on a 2-core x86-64 of 2.5 GHz, and corrected by the project's own runs.
-_PREPARE_PER_BYTE = 1 / 450_000
+_PREPARE_PER_BYTE = 1 / 600_000
 _LZMA_PER_BYTE = 1 / 400_000
 _NGRAM_PER_TRAINED = 0.27e-6
 _NGRAM_PER_SCORED = 3.5e-6

@@ -1,0 +1,89 @@
+"""What an artifact is, in a few lines, from its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from treadle.data.shards import PARTS
+from treadle.spec.units import format_count, format_duration, format_size
+
+_WIDTH = 72
+
+
+def artifact_facts(manifest: Mapping[str, Any]) -> list[str]:
+    """The lines for people; a figure that the manifest lacks is left out."""
+    facts = [f"made {moment(manifest['created'])}"] if manifest.get("created") else []
+    return facts + list(_KINDS[str(manifest["kind"])](manifest["counts"]))
+
+
+def moment(stamp: object) -> str:
+    """``2026-11-22 06:12 UTC`` from an ISO time or a datetime, which are in UTC here."""
+    return f"{str(stamp).replace('T', ' ')[:16]} UTC"
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, its ends told by quotes, control characters as escapes, cut to a width."""
+    shown = repr(text)
+    return shown if len(shown) <= _WIDTH else shown[: _WIDTH - 4] + "..." + shown[-1]
+
+
+def figure(value: Mapping[str, float], digits: int = 3) -> str:
+    """``1.92 (1.88 to 1.96)``: a value with its 95% interval."""
+    return f"{value['value']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
+
+
+def _corpus(counts: Mapping[str, Any]) -> Iterator[str]:
+    account = counts.get("account")
+    if account:
+        aside = ", ".join(f"{count} {reason}" for reason, count in account["set_aside"].items())
+        yield f"{account['in']} records in = {account['kept']} kept + {sum(account['set_aside'].values())} set aside" + (
+            f" ({aside})" if aside else ""
+        )
+    if "bytes" in counts:
+        yield f"{format_size(counts['bytes'])} of text"
+    if counts.get("redacted"):
+        yield "redacted: " + ", ".join(f"{count} {kind}" for kind, count in counts["redacted"].items())
+
+
+def _dataset(counts: Mapping[str, Any]) -> Iterator[str]:
+    for part in PARTS:
+        size = counts.get("parts", {}).get(part)
+        if size and size["documents"]:
+            yield f"{part}: {size['documents']} documents, {format_count(size['tokens'])} tokens, {format_size(size['bytes'])}"
+    if "vocabulary" in counts:
+        yield f"vocabulary {counts['vocabulary']}, {counts['bytes_per_token']:.2f} bytes per token"
+
+
+def _model(counts: Mapping[str, Any]) -> Iterator[str]:
+    if "parameters" in counts:
+        yield f"{format_count(counts['parameters'])} parameters"
+    if "steps" in counts:
+        speed = f", {format_count(counts['tokens_per_second'])} tokens/s" if counts.get("tokens_per_second") else ""
+        budget = f" (budget {counts['budget']})" if counts.get("budget") else ""
+        yield (
+            f"{counts['steps']} steps, {format_count(counts['tokens'])} tokens in {format_duration(counts['seconds'])}"
+            f"{budget}{speed}"
+        )
+    if counts.get("validation_loss") is not None:
+        yield f"loss {counts['loss']:.3f}, validation {counts['validation_loss']:.3f} nats per token"
+
+
+def _scorecard(counts: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{counts['part']} part: {counts['documents']} documents, {format_count(counts['tokens'])} tokens"
+    metrics = {**counts["metrics"], **{f"{name} baseline": row["bits_per_byte"] for name, row in counts["baselines"].items()}}
+    yield "; ".join(f"{name.replace('_', ' ')} {figure(value)}" for name, value in metrics.items())
+    for row in counts["gate"]:
+        yield f"gate {row['metric'].replace('_', ' ')} {row['bound']}: {'passed' if row['passed'] else 'refused'}"
+
+
+def _package(counts: Mapping[str, Any]) -> Iterator[str]:
+    before, after = counts["original"], counts["package"]
+    yield f"{counts['quantize']}: {format_size(before['bytes'])} -> {format_size(after['bytes'])}"
+    yield f"{before['tokens_per_second']:.0f} -> {after['tokens_per_second']:.0f} tokens/s"
+    yield f"bits per byte {before['bits_per_byte']:.4f} -> {after['bits_per_byte']:.4f}, drift {counts['drift']:+.2%}"
+
+
+_KINDS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+    "corpus": _corpus, "dataset": _dataset, "model": _model, "scorecard": _scorecard, "package": _package,
+}
