@@ -68,7 +68,8 @@ class Outcome:
         yield made
         self.seconds[stage] = time.perf_counter() - start
         self.artifacts |= {artifact.kind: artifact.id for artifact in made}
-        if any(a.counts.get("resumed_at") or datetime.fromisoformat(a.manifest["created"]) < began.replace(microsecond=0) for a in made):
+        began = began.replace(microsecond=0)  # as manifests have it
+        if any(a.counts.get("resumed_at") or datetime.fromisoformat(a.manifest["created"]) < began for a in made):
             self.cached.append(stage)
 
     def compare(self, plan: Plan) -> None:
@@ -138,8 +139,8 @@ def improve(workshop: Workshop) -> Outcome:
             made.append(cards[1])
         outcome.scorecard = cards[1].counts
         settings = project.spec
-        gained = compare(*new_cards, settings.evaluate.resamples, settings.seed)
-        kept = compare(*cards, settings.evaluate.resamples, settings.seed)
+        gained = compare(new_cards[0], new_cards[1], settings.evaluate.resamples, settings.seed)
+        kept = compare(cards[0], cards[1], settings.evaluate.resamples, settings.seed)
         outcome.decision = decide_improvement(*gained, *kept, settings.improve.max_loss)
         if not outcome.decision.promote:
             cure = "the live version stays; collect more feedback, or see 'improve:' in treadle.yaml"
@@ -162,7 +163,7 @@ def live_package(workshop: Workshop) -> Artifact:
 
 def plan(workshop: Workshop) -> Plan:
     """What a run will take. Nothing is built."""
-    return make_plan(workshop.project, workshop.store)
+    return make_plan(workshop.project, workshop.store, workshop.ledger)
 
 
 def _pass_gate(scorecard: Artifact) -> None:
@@ -179,7 +180,7 @@ def _pass_gate(scorecard: Artifact) -> None:
 def _go_live(
     workshop: Workshop, package: Artifact, scorecard: Artifact, dataset: Artifact
 ) -> tuple[int | None, Decision | None]:
-    """Promote ``package`` if it is the first, or better than what is live; gives the live version and the decision, if one was due."""
+    """Promote ``package`` if it is the first or better than what is live; gives the live version, and any decision."""
     project, store, ledger = workshop.project, workshop.store, workshop.ledger
     live = ledger.live()
     if live is None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from treadle.core.project import Project
-from treadle.spec.units import format_count, format_duration, format_size
+from treadle.plan.show import comparison_lines
+from treadle.spec.units import format_count, format_size
 
 _METRICS = {
-    "loss": "nats per token", "perplexity": "exp(loss)", "bits_per_byte": "lower is better", "accuracy": "next token is the likeliest",
+    "bits_per_byte": "lower is better", "loss": "nats per token", "perplexity": "exp(loss)",
+    "accuracy": "share of tokens that were the likeliest",
 }
 
 
@@ -20,7 +22,8 @@ def checked(project: Project, found: Mapping[str, Any]) -> list[str]:
     for source in found["sources"]:
         size = f"{source['count']} files, {format_size(source['bytes'])}"
         lines.append(f"  {source['files']}: {size} ({source['excluded']} excluded)")
-    return [*lines, "", f"model of {format_count(found['parameters'])} parameters, which follow from depth:", *derived(found["derived"])]
+    size = f"model of {format_count(found['parameters'])} parameters; what follows from its depth:"
+    return [*lines, "", size, *derived(found["derived"])]
 
 
 def derived(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -38,7 +41,7 @@ def outcome(found: Mapping[str, Any], file: Path | None = None) -> list[str]:
     if found.get("package"):
         lines += ["", *package(found["package"])]
     if found.get("plan"):
-        lines += ["", *found["plan"].get("lines", [])]
+        lines += ["", *comparison_lines(found["plan"])]
     if found.get("conditions"):
         lines += ["", "promoted:" if found["promoted"] else "not promoted:"]
         lines += [f"  {'yes' if row['holds'] else ' NO'}  {row['text']}" for row in found["conditions"]]
@@ -62,7 +65,7 @@ def scorecard(card: Mapping[str, Any]) -> list[str]:
     size = f"{card['documents']} documents, {format_count(card['tokens'])} tokens, {format_size(card['bytes'])}"
     left = card["left_out"]["documents"]
     lines = [f"scorecard on the {card['part']} part ({size}{f'; {left} documents left out' if left else ''}), 95% intervals:"]
-    rows = [(f"  {name}", _figure(figure), _METRICS[name]) for name, figure in card["metrics"].items()]
+    rows = [(f"  {name}", _figure(card["metrics"][name]), meaning) for name, meaning in _METRICS.items()]
     for name, figures in card["baselines"].items():
         rows.append((f"  {name} baseline", _figure(figures["bits_per_byte"]), "bits_per_byte on the same bytes"))
     lines += _table(rows)

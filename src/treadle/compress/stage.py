@@ -73,7 +73,7 @@ def _bits_per_byte(model: LanguageModel, scorecard: Artifact, dataset: Artifact)
 
 
 def _speeds(*models: LanguageModel, rounds: int = 5) -> list[float]:
-    """Generated tokens/s of each model, one stream, greedy: the median of alternating rounds, so that drift of the machine cancels."""
+    """Generated tokens/s of each model, one stream, greedy: the median of alternating rounds, so that drift cancels."""
     tokens = min(64, models[0].shape.context - 2)
     found: list[list[float]] = [[] for _ in models]
     for turn in range(rounds + 1):

@@ -23,7 +23,8 @@ class NGram:
 
     def __init__(self, stream: Tokens, vocabulary: int, order: int) -> None:
         """``stream`` (N,): the training documents, each closed by the end mark."""
-        assert 1 <= order <= 3 and vocabulary**order < 2**62
+        assert 1 <= order <= 3, order
+        assert vocabulary**order < 2**62, "n-grams must fit 64 bits"
         self.vocabulary, self.order = vocabulary, order
         grams = _grams(stream.astype(np.int64), vocabulary, order)
         self.levels = []

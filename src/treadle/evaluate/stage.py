@@ -34,7 +34,7 @@ PART = "test"
 def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Artifact, *, baselines: bool = True) -> Artifact:
     """Score ``model`` on the test part of ``dataset``. The verdict stands in the scorecard; acting on it is the caller's.
 
-    Without ``baselines``, as on users' answers, there is no verdict either: the gate's bounds are about the project's own test part.
+    Without ``baselines``, as on users' answers, there is no verdict either: the gate's bounds are for the project's test part.
     """
     settings = project.spec.evaluate
     config = settings.model_dump(mode="json") | {"seed": project.spec.seed, "baselines": baselines}

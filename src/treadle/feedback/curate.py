@@ -67,7 +67,7 @@ def _unusable(row: Mapping[str, Any], newest: Mapping[str, int], answer: str | N
 
 def feedback_corpus(project: Project, store: Store, ledger: Ledger) -> Artifact:
     """Everything that users taught so far, as a corpus. Raises ``UserError`` where that is too little for a round."""
-    rows = ledger.all_feedback()
+    rows = [dict(row) for row in ledger.all_feedback()]
     records, aside, account = curate(rows)
     least = project.spec.improve.min_feedback
     if len(records) < least:

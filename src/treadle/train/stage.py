@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from treadle.core.machine import peak_memory
 from treadle.core.progress import say, task
 from treadle.core.project import Project
@@ -115,6 +117,7 @@ def _run(project: Project, round: Round, dataset: Artifact, runtime: Runtime, wo
         workspace,
     )
     peak = matrix_peak(runtime)
+    torch.manual_seed(project.spec.seed)  # of dropout's masks; a checkpoint brings its own state
     begin = loop.resume()
     resumed = begin.step
     if resumed:
