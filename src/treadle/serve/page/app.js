@@ -125,7 +125,7 @@ class App extends Component {
       ${failure && html`<p class="failure" role="alert">${failure}</p>`}
       ${key && this.lock()}
       ${config && html`<main>${this.sheet()}${this.controls()}</main>`}
-      <footer>A small model wrote this, and it may be wrong. Read before you use it.</footer>`;
+      <footer>Answers come from a small model and may be wrong. Read before you use them.</footer>`;
   }
 
   lock() {
