@@ -71,13 +71,23 @@ def _name_regex(part: str) -> str:
         sign = part[at]
         close = part.find("]", at + 2) if sign == "[" else -1
         if close > 0:
-            inside = part[at + 1 : close].replace("\\", r"\\").replace("[", r"\[")
-            out += "[" + ("^/" + inside[1:] if inside.startswith("!") else inside) + "]"
+            out += _class_regex(part[at + 1 : close])
             at = close
         else:
             out += {"*": "[^/]*", "?": "[^/]"}.get(sign, re.escape(sign))
         at += 1
     return out
+
+
+def _class_regex(inside: str) -> str:
+    """``[...]``; one that makes no sense, such as ``[z-a]``, stands for itself."""
+    escaped = inside.replace("\\", r"\\").replace("[", r"\[")
+    regex = "[" + ("^/" + escaped[1:] if inside.startswith("!") else escaped) + "]"
+    try:
+        re.compile(regex)
+    except re.error:
+        return re.escape(f"[{inside}]")
+    return regex
 
 
 @dataclass(frozen=True)

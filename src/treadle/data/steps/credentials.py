@@ -11,7 +11,7 @@ Span = tuple[int, int, str]
 
 # What a token begins with, and its whole form. The beginning is looked for first: a plain substring search is fast.
 _TOKENS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
-    (prefix, re.compile(rf"(?<![A-Za-z0-9_]){re.escape(prefix)}{rest}(?![A-Za-z0-9_])"), kind)
+    (prefix, re.compile(rf"(?<![A-Za-z0-9_-]){re.escape(prefix)}{rest}(?![A-Za-z0-9_])"), kind)
     for prefix, rest, kind in (
         ("AKIA", r"[A-Z0-9]{16}", "AWS_KEY"),
         ("ASIA", r"[A-Z0-9]{16}", "AWS_KEY"),
@@ -27,7 +27,7 @@ _TOKENS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
         ("sk_live_", r"[A-Za-z0-9]{16,}", "TOKEN"),
         ("rk_live_", r"[A-Za-z0-9]{16,}", "TOKEN"),
         ("sk_test_", r"[A-Za-z0-9]{16,}", "TOKEN"),
-        ("sk-", r"(?:[a-z]+-)*(?=[A-Za-z0-9_-]*[0-9])(?=[A-Za-z0-9_-]*[A-Z])[A-Za-z0-9_-]{20,}", "TOKEN"),
+        ("sk-", r"(?=[A-Za-z_-]{0,200}[0-9])(?=[a-z0-9_-]{0,200}[A-Z])[A-Za-z0-9_-]{20,200}", "TOKEN"),
         ("hf_", r"(?=[A-Za-z]*[A-Z])[A-Za-z]{30,}", "TOKEN"),
         ("npm_", r"(?=[A-Za-z0-9]*[0-9])[A-Za-z0-9]{36}", "TOKEN"),
         ("pypi-", r"[A-Za-z0-9_-]{50,}", "TOKEN"),
@@ -38,9 +38,10 @@ _TOKENS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
 )
 
 _PEM_BEGIN = "-----BEGIN "
-_PEM_HEAD = r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-_PEM = re.compile(_PEM_HEAD + r"(?:(?!-----BEGIN )[\s\S]){0,20000}?-----END [A-Z0-9 ]{0,60}-----")
-_PEM_CUT = re.compile(_PEM_HEAD + r"(?:\\n|[\sA-Za-z0-9+/=:,.-]){40,}")
+_PEM = re.compile(  # with its end, or as far as it goes
+    r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    r"(?:(?:(?!-----BEGIN )[\s\S]){0,20000}?-----END [A-Z0-9 ]{0,60}-----|(?:\\n|[\sA-Za-z0-9+/=:,.-]){40,}(?<!\s))"
+)
 
 _URL = re.compile(r"://[^\s/:@\"'<>{}%]{0,64}:([^\s/:@\"'<>{}%$]{3,128})@[\w\[]")
 
@@ -64,8 +65,7 @@ def tokens(text: str) -> Iterator[Span]:
 def private_keys(text: str) -> Iterator[Span]:
     """PEM and PGP private key blocks (RFC 7468), also where the end is missing."""
     if _PEM_BEGIN in text:
-        for pattern in (_PEM, _PEM_CUT):
-            yield from ((*match.span(), "PRIVATE_KEY") for match in pattern.finditer(text))
+        yield from ((*match.span(), "PRIVATE_KEY") for match in _PEM.finditer(text))
 
 
 def url_passwords(text: str) -> Iterator[Span]:

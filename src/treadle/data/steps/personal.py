@@ -39,7 +39,7 @@ _NETWORK = re.compile(r"4|5[0-8]|2[2-7]|3[04-9]|6|(?:1800|2131)[0-9]{11}\Z")
 
 _CLUE_BEFORE = re.compile(
     r"(?:\b(?:tele)?phone|\b(?:tele)?fax|\btel|\bmobile|\bcell|\bcall|\bcalling|\bdial|\bwhatsapp|\bsms|\banswering|\bmessages to|"
-    r"\breach (?:me|us|him|her|them)|\b(?:desk|office|home|work|direct)(?=\s*:))"
+    r"\breach (?:me|us|him|her|them)|\b(?:desk|office|home|work|direct)(?=\s*:))\.?"
     r"(?:\s*(?:number|no|nr|#|:|=|is|at|on|me|us|or)\.?){0,3}[\s\"'(:]{0,4}\Z",
     re.IGNORECASE,
 )
@@ -86,7 +86,7 @@ def numbers(text: str) -> Iterator[Span]:
 
 def _is_card(number: str) -> bool:
     digits = re.sub(r"[ -]", "", number)
-    return bool(_NETWORK.match(digits)) and len(set(digits)) > 2 and luhn.is_valid(digits)
+    return bool(_NETWORK.match(digits)) and len(set(digits)) > 1 and luhn.is_valid(digits)
 
 
 def _is_phone(number: str, before: str, after: str) -> bool:
