@@ -103,7 +103,8 @@ def scorecard(world: World, model: str, dataset: str, value: float) -> dict[str,
 def model_counts(steps: int) -> dict[str, Any]:
     return {
         "steps": steps, "tokens": steps * 2048, "seconds": steps * 0.9, "loss": 2.31, "validation_loss": 2.44,
-        "parameters": 4_000_512, "tokens_per_second": 2275.0, "flops_share": 0.42, "matrix_peak": 8.1e10, "peak_memory": 812_000_000, "budget": "3 min 00 s",
+        "parameters": 4_000_512, "tokens_per_second": 2275.0, "flops_share": 0.42, "matrix_peak": 8.1e10,
+        "peak_memory": 812_000_000, "budget": "3 min 00 s",
         "derived": [
             {"key": "width", "value": "64", "reason": "given"},
             {"key": "heads", "value": "1", "reason": "one head per 64 features <&>"},

@@ -1,0 +1,1 @@
+"""What happened, as one HTML page, and where it came from."""

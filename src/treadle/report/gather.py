@@ -1,0 +1,99 @@
+"""What the report tells of: the version that is live, or the newest of what there is, with everything behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from treadle.core.project import Project
+from treadle.store.artifacts import Store
+from treadle.store.ledger import Ledger
+
+Manifest = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Manifests are None where that stage has not been reached."""
+
+    project: Project
+    manifests: Mapping[str, Manifest]
+    """Every whole artifact by id, oldest first."""
+    corpus: Manifest | None
+    dataset: Manifest | None
+    model: Manifest | None
+    package: Manifest | None
+    scorecards: Sequence[Manifest]
+    """Of ``model``: that on ``dataset`` first, then those on held-out feedback."""
+    history: Sequence[Mapping[str, float]]
+    """The lines of the model's history.jsonl."""
+    deployments: Sequence[Mapping[str, Any]]
+    runs: Sequence[Mapping[str, Any]]
+    feedback: Sequence[Mapping[str, Any]]
+    totals: Mapping[str, int]
+
+    @property
+    def live(self) -> Mapping[str, Any] | None:
+        return self.deployments[-1] if self.deployments else None
+
+    @property
+    def comparison(self) -> Mapping[str, Any] | None:
+        """Predicted beside measured, of the newest run that has both."""
+        found = [run["detail"]["plan"] for run in self.runs if (run["detail"] or {}).get("plan")]
+        return found[-1] if found else None
+
+
+def gather(project: Project, store: Store, ledger: Ledger) -> Facts:
+    """Read manifests and the ledger. Raises ``ArtifactError`` where a manifest is damaged."""
+    manifests = {manifest["id"]: manifest for manifest in store.all()}
+    deployments = [dict(row) for row in ledger.deployments()]
+    live = manifests.get(deployments[-1]["package"]) if deployments else None
+    package = live or _newest(manifests, "package")
+    model = _parent(manifests, package, "model") or _newest(manifests, "model")
+    dataset = _parent(manifests, model, "dataset") or _newest(manifests, "dataset")
+    corpus = _parent(manifests, dataset, "corpus") or _newest(manifests, "corpus")
+    cards = [m for m in manifests.values() if m["kind"] == "scorecard" and model and m["counts"].get("model") == model["id"]]
+    cards.sort(key=lambda card: not (dataset and card["counts"]["dataset"] == dataset["id"]))
+    return Facts(
+        project, manifests, corpus, dataset, model, package, cards, _history(store, model), deployments,
+        [dict(row) for row in ledger.all_runs()], [dict(row) for row in ledger.all_feedback()], ledger.totals(),
+    )
+
+
+def ancestry(manifests: Mapping[str, Manifest], roots: Sequence[str]) -> list[str]:
+    """``roots`` and everything that they were made from, as far as it is in the store, oldest first."""
+    found: set[str] = set()
+    waiting = [root for root in roots if root in manifests]
+    while waiting:
+        id = waiting.pop()
+        if id not in found:
+            found.add(id)
+            waiting += [parent for parent in manifests[id]["parents"] if parent in manifests]
+    return [id for id in manifests if id in found]
+
+
+def _newest(manifests: Mapping[str, Manifest], kind: str) -> Manifest | None:
+    found = [manifest for manifest in manifests.values() if manifest["kind"] == kind]
+    return found[-1] if found else None
+
+
+def _parent(manifests: Mapping[str, Manifest], child: Manifest | None, kind: str) -> Manifest | None:
+    """The first parent of ``kind``: a model's own dataset, not that of its feedback."""
+    parents = [parent for parent in (child["parents"] if child else ()) if parent.startswith(f"{kind}-")]
+    return manifests.get(parents[0]) if parents else None
+
+
+def _history(store: Store, model: Manifest | None) -> list[Mapping[str, float]]:
+    """Lines that are whole; a missing or damaged file gives fewer or none, and the report says so."""
+    lines: list[Mapping[str, float]] = []
+    if model is None:
+        return lines
+    try:
+        text = (store.folder(model["id"]) / "history.jsonl").read_text(encoding="utf-8")
+        for line in text.splitlines():
+            lines.append(json.loads(line))
+    except (OSError, ValueError):
+        pass
+    return [line for line in lines if isinstance(line, dict) and "step" in line and "tokens" in line]

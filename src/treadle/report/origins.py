@@ -1,0 +1,169 @@
+"""The report's sections on where it all came from, what it took, and what users made of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from treadle.core.machine import environment
+from treadle.data.shards import PARTS
+from treadle.report.charts import both_widths, paired_bars, stacked_bar
+from treadle.report.facts import artifact_facts, moment
+from treadle.report.gather import Facts, ancestry
+from treadle.report.graph import Box, draw_graph
+from treadle.report.html import Html, join, table, tag
+from treadle.report.sections import missing
+from treadle.spec.units import format_count, format_duration, format_size
+
+_COLOURS = (2, 5, 4, 3, 6)
+
+
+def data(facts: Facts) -> Html:
+    if not facts.corpus:
+        return missing("No data has been prepared.", "treadle run")
+    counts = facts.corpus["counts"]
+    account, parts = counts["account"], []
+    aside = sorted(account["set_aside"].items(), key=lambda pair: -pair[1])
+    segments = [("kept", account["kept"], 1)]
+    segments += [(reason, count, _COLOURS[index % len(_COLOURS)]) for index, (reason, count) in enumerate(aside)]
+    parts.append(tag("h3", f"{account['in']:,} records in = {account['kept']:,} kept + {sum(n for _, n in aside):,} set aside"))
+    parts.append(tag("figure", both_widths(lambda width: stacked_bar(segments, "Records kept and set aside", width, _count))))
+    rows: list[list[object]] = [
+        [join([tag("i", class_=f"key b{colour}"), name]), f"{count:,}", f"{count / max(account['in'], 1):.1%}"]
+        for name, count, colour in segments
+    ]
+    parts.append(table(["records", "count", "share"], rows, numeric=(1, 2)))
+    if facts.dataset:
+        parts.append(_split(facts.dataset["counts"]))
+    sources = [[s["pattern"], s["licence"], f"{s['files']:,}", format_size(s["bytes"])] for s in counts["sources"]]
+    parts += [tag("h3", "Sources"), table(["pattern", "licence", "records", "size"], sources, numeric=(2, 3))]
+    redacted = ", ".join(f"{count:,} {kind}" for kind, count in counts["redacted"].items())
+    parts.append(tag("p", f"Redacted: {redacted}." if redacted else "Nothing was redacted."))
+    return join(parts)
+
+
+def prediction(facts: Facts) -> Html:
+    found = facts.comparison
+    if not found:
+        return missing("No run has ended whose plan could be compared.", "treadle run")
+    groups, rows = [], []
+    for row in found["stages"]:
+        shown = [("predicted", row["predicted"], format_duration(row["predicted"]), 6)]
+        if not row["cached"]:
+            shown.append(("measured", row["measured"], format_duration(row["measured"]), 1))
+            groups.append((row["stage"], shown))
+        ratio = "made before" if row["cached"] else f"{row['ratio']:.2f}"
+        rows.append([row["stage"], format_duration(row["predicted"]), format_duration(row["measured"]), ratio])
+    total, memory = found["total"], found["peak_memory"]
+    if total["ratio"] is not None:
+        both = [format_duration(total["predicted"]), format_duration(total["measured"])]
+        rows.append(["all that ran", *both, f"{total['ratio']:.2f}"])
+    rows.append(["peak memory", format_size(memory["predicted"]), format_size(memory["measured"]), f"{memory['ratio']:.2f}"])
+    words = f"The newest run, on {found['machine']}, with a budget of {found['budget']}."
+    if found["energy_kwh"] is not None:
+        words += f" It was to take {found['energy_kwh'] * 1000:.3g} Wh and {found['money']:.2g} {found['currency']}."
+    chart = both_widths(lambda width: paired_bars(groups, "Time of each stage, predicted and measured", width)) if groups else ""
+    head = ["", "predicted", "measured", "measured / predicted"]
+    note = "Each stage has its own scale."
+    return join([
+        tag("p", words), tag("figure", chart, tag("figcaption", note)) if chart else "", table(head, rows, numeric=(1, 2, 3)),
+    ])
+
+
+def versions(facts: Facts) -> Html:
+    if not facts.deployments:
+        return missing("No version has gone live.", "treadle run")
+    live = facts.deployments[-1]
+    rows = []
+    for row in facts.deployments:
+        state = tag("b", "live", class_="good") if row is live else ""
+        rows.append([f"{row['version']}", row["action"], moment(row["at"]), row["reason"], tag("code", row["package"]), state])
+    parts = [table(["version", "what", "when", "reason", "package", ""], rows)]
+    said = Counter("edited" if row["edited"] is not None else str(row["rating"]) for row in _latest(facts))
+    answers = facts.totals.get("answers", 0)
+    if answers:
+        kinds = [("up", "thumbs up"), ("edited", "edited"), ("down", "thumbs down")]
+        list_ = ", ".join(f"{said[kind]} {name}" for kind, name in kinds if said[kind]) or "no feedback yet"
+        words = f"{answers:,} answers given, {sum(said.values()):,} with feedback, of which the newest word counts: {list_}."
+        parts.append(tag("p", words))
+    else:
+        parts.append(tag("p", "No answers yet: ", tag("code", "treadle serve"), " gives them and collects feedback."))
+    failed = [run for run in facts.runs if run["outcome"] not in (None, "done")]
+    if failed:
+        rows = [
+            [run["word"], moment(run["started"]), run["outcome"], (run["detail"] or {}).get("error", "")] for run in failed[-10:]
+        ]
+        parts += [tag("h3", "Runs that were refused or failed"), table(["word", "started", "outcome", "why"], rows)]
+    return join(parts)
+
+
+def lineage(facts: Facts) -> Html:
+    kept = [m["id"] for m in (facts.package, facts.model, facts.dataset, facts.corpus) if m]
+    if not kept:
+        return missing("Nothing has been made.", "treadle run")
+    shown = ancestry(facts.manifests, [*kept, *(card["id"] for card in facts.scorecards)])
+    boxes, parents = [], {}
+    for id in shown:
+        manifest = facts.manifests[id]
+        boxes.append(Box(id, manifest["kind"], id.partition("-")[2][:8], manifest["kind"]))
+        parents[id] = list(manifest["parents"])
+    numbers = {row["package"]: row["version"] for row in facts.deployments}
+    for package, version in numbers.items():
+        if package in parents:
+            live = bool(facts.live and facts.live["version"] == version)
+            boxes.append(Box(f"version {version}", f"version {version}", "live" if live else "served", "version", live))
+            parents[f"version {version}"] = [package]
+    if facts.corpus and facts.corpus["id"] in parents:
+        for index, source in enumerate(facts.corpus["counts"]["sources"]):
+            boxes.insert(index, Box(f"source {index}", source["pattern"], source["licence"], "source"))
+            parents[facts.corpus["id"]].append(f"source {index}")
+    chart = both_widths(lambda width: draw_graph(boxes, parents, "What was made from what", width))
+    rest = len(facts.manifests) - len(shown)
+    note = f"{rest} other artifacts of the store are not part of it." if rest else ""
+    rows = [[tag("code", id), join([tag("div", fact) for fact in artifact_facts(facts.manifests[id])])] for id in shown]
+    details = tag("details", tag("summary", "Every artifact in words"), table(["artifact", "what it is"], rows))
+    return join([tag("figure", chart, tag("figcaption", note) if note else ""), details])
+
+
+def settings(facts: Facts) -> Html:
+    parts = []
+    if facts.model:
+        counts = facts.model["counts"]
+        rows = [[row["key"], row["value"], row["reason"]] for row in counts.get("derived", [])]
+        if rows:
+            parts += [tag("h3", "Derived values"), table(["value", "is", "because"], rows)]
+        runtime = counts.get("runtime")
+        if runtime:
+            words = f"Trained in {runtime['precision']} on {runtime['device']}, {runtime['threads']} threads ({runtime['reason']})"
+            peak = f"; matrix peak {counts['matrix_peak'] / 1e9:.0f} GFLOP/s" if counts.get("matrix_peak") else ""
+            memory = f"; peak memory {format_size(counts['peak_memory'])}" if counts.get("peak_memory") else ""
+            parts.append(tag("p", f"{words}{peak}{memory}."))
+    made = facts.model or facts.dataset or facts.corpus
+    found: Mapping[str, Any] = made["environment"] if made else environment()
+    title = "Environment in which the model was made" if facts.model else "Environment"
+    parts += [tag("h3", title), table(["", ""], [[key, value] for key, value in found.items()])]
+    return join(parts)
+
+
+def _split(counts: Mapping[str, Any]) -> Html:
+    sizes = {part: counts["parts"][part] for part in PARTS if part in counts["parts"]}
+    segments = [(part, float(size["tokens"]), colour) for (part, size), colour in zip(sizes.items(), (1, 3, 2), strict=False)]
+    chart = both_widths(lambda width: stacked_bar(segments, "Tokens of each part", width, format_count))
+    rows = [
+        [join([tag("i", class_=f"key b{colour}"), part]), f"{sizes[part]['documents']:,}", format_count(tokens),
+         format_size(sizes[part]["bytes"])]
+        for part, tokens, colour in segments
+    ]
+    total = sum(tokens for _, tokens, _ in segments)
+    words = f"{format_count(total)} tokens, {counts['bytes_per_token']:.2f} bytes each, vocabulary {counts['vocabulary']:,}"
+    return join([tag("h3", words), tag("figure", chart), table(["part", "documents", "tokens", "text"], rows, numeric=(1, 2, 3))])
+
+
+def _latest(facts: Facts) -> list[Mapping[str, Any]]:
+    """The newest feedback on each answer."""
+    return list({row["answer"]: row for row in facts.feedback}.values())
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"

@@ -1,0 +1,58 @@
+"""One HTML file that needs nothing else: what happened, and is it good."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+import treadle
+from treadle.core.project import Project
+from treadle.report import origins, sections
+from treadle.report.facts import moment
+from treadle.report.gather import Facts, gather
+from treadle.report.html import Html, join, tag
+from treadle.store.artifacts import Store, disk_errors
+from treadle.store.ledger import Ledger
+
+_SECTIONS = (
+    ("scorecard", "Is it good?", sections.scorecard), ("learning", "How it learned", sections.learning),
+    ("samples", "What it writes", sections.samples), ("data", "What it learned from", origins.data),
+    ("compression", "What is served", sections.compression), ("prediction", "Predicted and measured", origins.prediction),
+    ("versions", "Versions and feedback", origins.versions), ("lineage", "Lineage", origins.lineage),
+    ("settings", "Settings and environment", origins.settings),
+)
+# The page loads nothing and runs nothing, whatever the text in it may say.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def write_report(project: Project, store: Store, ledger: Ledger, path: Path | None = None) -> Path:
+    """Write the report to ``path`` (default: report.html in the store) and give where it lies. What is not made yet is said
+    in words.
+
+    Raises ``ArtifactError`` where a manifest is damaged, ``WorkError`` where the file cannot be written.
+    """
+    target = path or store.root / "report.html"
+    page = render(gather(project, store, ledger))
+    with disk_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(target.name + ".part")
+        draft.write_text(page, encoding="utf-8")
+        draft.replace(target)
+    return target
+
+
+def render(facts: Facts) -> str:
+    """The whole page."""
+    name = facts.project.spec.name
+    head = tag(
+        "head", tag("meta", charset="utf-8"), tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY), tag("title", f"{name}: report"),
+        tag("style", Html(files("treadle.report").joinpath("page.css").read_text(encoding="utf-8"))),
+    )
+    links = tag("nav", *(tag("a", title, href=f"#{id}") for id, title, _ in _SECTIONS), aria_label="Sections")
+    parts = [tag("section", tag("h2", title), make(facts), id=id) for id, title, make in _SECTIONS]
+    made = f"Made {moment(datetime.now(UTC).isoformat())} by Treadle {treadle.__version__} from the manifests of the store and its "
+    foot = tag("footer", made, "ledger; ", tag("code", "treadle trace"), " compares files with their hashes.")
+    body = tag("body", sections.header(facts), links, tag("main", *parts), foot)
+    return "<!doctype html>\n" + tag("html", join([head, body], "\n"), lang="en")
