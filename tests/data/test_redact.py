@@ -37,6 +37,8 @@ PERSONAL = [
     ("card 4111 1111 1111 1111 expires", "card <CARD> expires"),
     ("4111-1111-1111-1111", "<CARD>"),
     ("378282246310005", "<CARD>"),
+    ("My card 4652943034623769885 is lost", "My card <CARD> is lost"),
+    ("tel:+31641044153", "tel:<PHONE>"),
     ("pay to DE89 3704 0044 0532 0130 00 now", "pay to <IBAN> now"),
     ("GB82WEST12345698765432", "<IBAN>"),
     ("call +44 20 7946 0958 today", "call <PHONE> today"),
@@ -59,6 +61,10 @@ ORDINARY = [
     "password = getpass.getpass('Password: ')", "api_key = os.environ['SERVICE_API_KEY']", "secret = 'the quick brown fox'",
     "token: str = 'left_parenthesis_token'", "http://example.org:8080/a@b", "eyJust a word", "sk-learn", "ghp_short",
     "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----", "AKIAshort", "password = '********'",
+    "[0.40824829046386357] * 4", "5913075*x2 + 371438283744*x3", "[-678966196, 573763426263223372]",  # Luhn holds for these
+    "format(1234, '+b') == '+10011010010'", "673=655502>>655502 cell phones", "Drive to work:200-120=80",
+    "'-----BEGIN RSA PRIVATE KEY-----' and '-----END RSA PRIVATE KEY-----' markers, as in the other case above",
+    "https://user:password@host/", '"AWS::MSK::BatchScramSecret": "ff2b807a577495b0"',
     "<EMAIL> <PHONE> <CARD> password = '<PASSWORD>'",
 ]
 

@@ -110,6 +110,8 @@ def test_shares_are_those_that_were_asked_for() -> None:
     parts = [part_of(f"file{number}", 3, Split(test=0.1, validation=0.05)) for number in range(20_000)]
     assert parts.count("test") == pytest.approx(2000, abs=150)
     assert parts.count("validation") == pytest.approx(1000, abs=110)
+    other = [part_of(f"file{number}", 4, Split(test=0.1, validation=0.05)) for number in range(20_000)]
+    assert sum(one == two == "test" for one, two in zip(parts, other, strict=True)) == pytest.approx(200, abs=60)
 
 
 def test_added_files_move_none(make_project: Make, texts: Path) -> None:

@@ -43,7 +43,11 @@ _PEM = re.compile(  # with its end, or as far as it goes
     r"(?:(?:(?!-----BEGIN )[\s\S]){0,20000}?-----END [A-Z0-9 ]{0,60}-----|(?:\\n|[\sA-Za-z0-9+/=:,.-]){40,}(?<!\s))"
 )
 
+_KEY_BODY = re.compile(r"[A-Za-z0-9+/=]{32}")  # what a text that only speaks of such blocks does not have
+
 _URL = re.compile(r"://[^\s/:@\"'<>{}%]{0,64}:([^\s/:@\"'<>{}%$]{3,128})@[\w\[]")
+
+_EXAMPLE = re.compile(r"pass|password|passwd|pwd|pw|secret|token|x+|\*+|\.+", re.IGNORECASE)
 
 # A long value without spaces, quoted or ending its line; what makes it a secret is what stands before it.
 _VALUE = re.compile(r"""[=:]\s{0,3}(?:[rbuf]{0,2}(["'])([^\s"'<>]{8,256})\1|([A-Za-z0-9+/_=~.-]{20,256})[ \t]*$)""", re.MULTILINE)
@@ -51,6 +55,7 @@ _NAME = re.compile(
     r"(password|passwd|passphrase|pwd)|secret|token|api_?-?key|access_?-?key|private_?-?key|auth_?-?key|credential", re.IGNORECASE
 )
 _NAME_TAIL = re.compile(r"""[\w.-]{0,32}["']?\]?(?:\s*:\s*\w[\w.\[\] |]{0,32})?\s{0,8}\Z""")
+_HEX = re.compile(r"[0-9a-fA-F]+")
 _LOOK_BACK = 80
 _AWS_SECRET = re.compile(r"[A-Za-z0-9/+]{40}")
 
@@ -65,13 +70,13 @@ def tokens(text: str) -> Iterator[Span]:
 def private_keys(text: str) -> Iterator[Span]:
     """PEM and PGP private key blocks (RFC 7468), also where the end is missing."""
     if _PEM_BEGIN in text:
-        yield from ((*match.span(), "PRIVATE_KEY") for match in _PEM.finditer(text))
+        yield from ((*match.span(), "PRIVATE_KEY") for match in _PEM.finditer(text) if _KEY_BODY.search(match.group()))
 
 
 def url_passwords(text: str) -> Iterator[Span]:
     """The password of ``scheme://user:password@host``."""
     if "://" in text:
-        yield from ((*match.span(1), "PASSWORD") for match in _URL.finditer(text))
+        yield from ((*match.span(1), "PASSWORD") for match in _URL.finditer(text) if not _EXAMPLE.fullmatch(match.group(1)))
 
 
 def assignments(text: str) -> Iterator[Span]:
@@ -88,9 +93,13 @@ def assignments(text: str) -> Iterator[Span]:
         if names[-1].group(1):
             if _classes(value) >= 3 and _entropy(value) > 2.5:
                 yield (*match.span(group), "PASSWORD")
-        elif len(value) >= 16 and _classes(value) >= 2 and any(c.isdigit() for c in value) and _entropy(value) > 3.2:
+        elif len(value) >= (24 if _HEX.fullmatch(value) else 16) and _random(value):
             aws = "aws" in before.lower() and _AWS_SECRET.fullmatch(value)
             yield (*match.span(group), "AWS_KEY" if aws else "SECRET")
+
+
+def _random(value: str) -> bool:
+    return _classes(value) >= 2 and any(c.isdigit() for c in value) and _entropy(value) > 3.2
 
 
 def _classes(value: str) -> int:

@@ -27,23 +27,29 @@ _IBAN = re.compile(
 _DIGITS = re.compile(r"[0-9](?:[0-9 .()-]{0,3}[0-9]){5,}")
 _RUN = re.compile(
     r"(?<![\w.+#/=$€£-])(?:\+|\(\+?)?[0-9](?:[0-9]|[ .()-]{1,3}(?=[0-9(])|\)(?=[0-9])){4,30}(?:[ ]?(?:x|ext\.? ?)[0-9]{1,6})?"
-    r"(?!\w|[.,][0-9])"
+    r"(?!\w|[.,][0-9]|[=*/])"
 )
 _MARGIN = 16  # room for a sign before and an extension after
 
 _CARD = re.compile(
-    r"(?<![0-9])(?:[0-9]{12,19}|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}|3[0-9]{3}([ -])[0-9]{6}\2[0-9]{4,5})(?![0-9])"
+    r"(?<![0-9.])(?:[0-9]{12,19}|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}|3[0-9]{3}([ -])[0-9]{6}\2[0-9]{4,5})(?![0-9]|\.[0-9])"
 )
-# First digits of card networks: Visa, Mastercard, Amex, Diners, JCB, Discover, UnionPay, Maestro.
-_NETWORK = re.compile(r"4|5[0-8]|2[2-7]|3[04-9]|6|(?:1800|2131)[0-9]{11}\Z")
+# First digits and lengths in use: Visa, Mastercard, Amex, Discover, JCB, UnionPay; with Luhn, one 16-digit number in 40 that is no
+# card passes all the same. Other lengths, of Diners and Maestro cards among others, pass only beside a word that says so.
+_CARD_ALONE = re.compile(
+    r"4[0-9]{15}|(?:5[1-5]|2[2-7])[0-9]{14}|3[47][0-9]{13}|(?:6011|64[4-9][0-9]|65[0-9]{2}|35[2-8][0-9]|62[0-9]{2})[0-9]{12}"
+    r"|(?:1800|2131)[0-9]{11}"
+)
+_CARD_CLUE = re.compile(r"\b(?:card|credit|debit|visa|mastercard|amex|maestro|diners|cc)\b", re.IGNORECASE)
+_NETWORK = re.compile(r"[2-6]")
 
 _CLUE_BEFORE = re.compile(
     r"(?:\b(?:tele)?phone|\b(?:tele)?fax|\btel|\bmobile|\bcell|\bcall|\bcalling|\bdial|\bwhatsapp|\bsms|\banswering|\bmessages to|"
-    r"\breach (?:me|us|him|her|them)|\b(?:desk|office|home|work|direct)(?=\s*:))\.?"
+    r"\breach (?:me|us|him|her|them)|\b(?:desk|office|direct)(?=\s*:))\.?"
     r"(?:\s*(?:number|no|nr|#|:|=|is|at|on|me|us|or)\.?){0,3}[\s\"'(:]{0,4}\Z",
     re.IGNORECASE,
 )
-_CLUE_AFTER = re.compile(r"[ -]{0,2}(?:office|fax|mobile|cell|home|work|desk)\b", re.IGNORECASE)
+_CLUE_AFTER = re.compile(r"[ -]{0,2}(?:office|fax|mobile|cell|desk)\b(?![ -]?phone)", re.IGNORECASE)
 _NORTH_AMERICAN = re.compile(r"(?:(?:\+?1|001)[ .-])?(?:\([0-9]{3}\) ?|[0-9]{3}([.-]))[0-9]{3}[.-][0-9]{4}")
 _DECIMAL = re.compile(r"\+?[0-9]+\.[0-9]+")
 _EXTENSION = re.compile(r" ?(?:x|ext\.? ?)[0-9]{1,6}\Z")
@@ -77,16 +83,18 @@ def numbers(text: str) -> Iterator[Span]:
         around = text[first : digits.end() + _MARGIN]
         for match in _RUN.finditer(around):
             start, end = first + match.start(), first + match.end()
-            cards = [] if "+" in match.group() else [card for card in _CARD.finditer(match.group()) if _is_card(card.group())]
+            before = text[max(0, start - _LOOK_BACK) : start]
+            cards = [] if "+" in match.group() else [c for c in _CARD.finditer(match.group()) if _is_card(c.group(), before)]
             if cards:
                 yield from ((start + card.start(), start + card.end(), "CARD") for card in cards)
-            elif _is_phone(match.group(), text[max(0, start - _LOOK_BACK) : start], text[end : end + _MARGIN]):
+            elif _is_phone(match.group(), before, text[end : end + _MARGIN]):
                 yield start, end, "PHONE"
 
 
-def _is_card(number: str) -> bool:
+def _is_card(number: str, before: str) -> bool:
     digits = re.sub(r"[ -]", "", number)
-    return bool(_NETWORK.match(digits)) and len(set(digits)) > 1 and luhn.is_valid(digits)
+    known = _CARD_ALONE.fullmatch(digits) or (_NETWORK.match(digits) and _CARD_CLUE.search(before))
+    return bool(known) and len(set(digits)) > 1 and bool(luhn.is_valid(digits))
 
 
 def _is_phone(number: str, before: str, after: str) -> bool:
@@ -94,9 +102,16 @@ def _is_phone(number: str, before: str, after: str) -> bool:
     digits = sum(c.isdigit() for c in run)
     if _DECIMAL.fullmatch(run) or not 6 <= digits <= 15:
         return False
-    if run.startswith(("+", "(+")):
-        try:
-            return phonenumbers.is_possible_number(phonenumbers.parse("+" + run.lstrip("(+").replace("(0)", "")))
-        except phonenumbers.NumberParseException:
-            return False
-    return bool(_NORTH_AMERICAN.fullmatch(run) or _CLUE_BEFORE.search(before) or _CLUE_AFTER.match(after))
+    international = run.startswith(("+", "(+")) and _is_assigned(run, digits)
+    return bool(international or _NORTH_AMERICAN.fullmatch(run) or _CLUE_BEFORE.search(before) or _CLUE_AFTER.match(after))
+
+
+def _is_assigned(run: str, digits: int) -> bool:
+    """Whether ``+`` and these digits may be a number of their country. Digits that nobody has grouped may be a signed number, so of
+    them it is asked that the number is assigned."""
+    try:
+        parsed = phonenumbers.parse("+" + run.lstrip("(+").replace("(0)", ""))
+    except phonenumbers.NumberParseException:
+        return False
+    bare = len(run) == digits + 1
+    return phonenumbers.is_valid_number(parsed) if bare else phonenumbers.is_possible_number(parsed)
