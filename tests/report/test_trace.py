@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
+from report_world import World
 
 from treadle.core.errors import UserError
 from treadle.report.trace import Node, trace
-
-if TYPE_CHECKING:
-    from conftest import World
 
 
 def nodes(node: Node) -> Iterator[Node]:

@@ -52,7 +52,7 @@ def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
     """``compare(...)`` as a table: predicted beside measured."""
     rows = [["", "predicted", "measured", "measured / predicted"]]
     for row in comparison["stages"]:
-        ratio = "made before" if row["cached"] else f"{row['ratio']:.2f}"
+        ratio = "cached" if row["cached"] else f"{row['ratio']:.2f}"
         rows.append([row["stage"], _time(row["predicted"]), _time(row["measured"]), ratio])
     total = comparison["total"]
     if total["ratio"] is not None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from treadle.report.html import Html, join, tag
 
-CHAR = 6.4
+CHAR = 7.1
 """Width of a character of the charts' 12-pixel type, about."""
 _POINTS = 300
 """A line of more points is drawn as the means of as many stretches."""
@@ -46,11 +46,12 @@ def line_chart(
     named = [s for s in series if s.name]
     label_width = max((len(s.name) for s in named), default=0) * CHAR + (14 if named else 10)
     y_ticks = ticks(min(0.0, *ys) if zero else min(ys), max(ys), max(3, height // 55))
-    x_ticks = ticks(min(xs), max(xs), max(2, int(width / 130)))
+    x_ticks = ticks(min(xs), max(xs), max(3, int(width / 130)))
     show_x, show_y = x_text or number, y_text or number
     left = max(len(show_y(y)) for y in y_ticks) * CHAR + 12
     top, bottom, right = 26.0, height - 40.0, width - label_width
     low_x, high_x = min(xs), max(max(xs), min(xs) + 1e-9)
+    low_x = 0.0 if 0 <= low_x < 0.1 * high_x else low_x
     low_y, high_y = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
 
     def at_x(x: float) -> float:

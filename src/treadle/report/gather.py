@@ -27,6 +27,8 @@ class Facts:
     package: Manifest | None
     scorecards: Sequence[Manifest]
     """Of ``model``: that on ``dataset`` first, then those on held-out feedback."""
+    earlier: Mapping[str, Manifest]
+    """By id of one of ``scorecards``: that of the model that this one was improved from, on the same dataset."""
     history: Sequence[Mapping[str, float]]
     """The lines of the model's history.jsonl."""
     deployments: Sequence[Mapping[str, Any]]
@@ -57,8 +59,8 @@ def gather(project: Project, store: Store, ledger: Ledger) -> Facts:
     cards = [m for m in manifests.values() if m["kind"] == "scorecard" and model and m["counts"].get("model") == model["id"]]
     cards.sort(key=lambda card: not (dataset and card["counts"]["dataset"] == dataset["id"]))
     return Facts(
-        project, manifests, corpus, dataset, model, package, cards, _history(store, model), deployments,
-        [dict(row) for row in ledger.all_runs()], [dict(row) for row in ledger.all_feedback()], ledger.totals(),
+        project, manifests, corpus, dataset, model, package, cards, _earlier(manifests, model, cards), _history(store, model),
+        deployments, [dict(row) for row in ledger.all_runs()], [dict(row) for row in ledger.all_feedback()], ledger.totals(),
     )
 
 
@@ -83,6 +85,17 @@ def _parent(manifests: Mapping[str, Manifest], child: Manifest | None, kind: str
     """The first parent of ``kind``: a model's own dataset, not that of its feedback."""
     parents = [parent for parent in (child["parents"] if child else ()) if parent.startswith(f"{kind}-")]
     return manifests.get(parents[0]) if parents else None
+
+
+def _earlier(manifests: Mapping[str, Manifest], model: Manifest | None, cards: Sequence[Manifest]) -> dict[str, Manifest]:
+    base = _parent(manifests, model, "model")
+    found = {}
+    for card in cards:
+        for other in manifests.values():
+            same = other["kind"] == "scorecard" and other["counts"]["dataset"] == card["counts"]["dataset"]
+            if base and same and other["counts"]["model"] == base["id"]:
+                found[card["id"]] = other
+    return found
 
 
 def _history(store: Store, model: Manifest | None) -> list[Mapping[str, float]]:

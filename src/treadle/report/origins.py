@@ -21,7 +21,7 @@ _COLOURS = (2, 5, 4, 3, 6)
 
 def data(facts: Facts) -> Html:
     if not facts.corpus:
-        return missing("No data has been prepared.", "treadle run")
+        return missing("No data has been prepared", "treadle run")
     counts = facts.corpus["counts"]
     account, parts = counts["account"], []
     aside = sorted(account["set_aside"].items(), key=lambda pair: -pair[1])
@@ -30,7 +30,7 @@ def data(facts: Facts) -> Html:
     parts.append(tag("h3", f"{account['in']:,} records in = {account['kept']:,} kept + {sum(n for _, n in aside):,} set aside"))
     parts.append(tag("figure", both_widths(lambda width: stacked_bar(segments, "Records kept and set aside", width, _count))))
     rows: list[list[object]] = [
-        [join([tag("i", class_=f"key b{colour}"), name]), f"{count:,}", f"{count / max(account['in'], 1):.1%}"]
+        [join([tag("i", class_=f"key b{colour}"), name]), f"{count:,}", _share(count / max(account["in"], 1))]
         for name, count, colour in segments
     ]
     parts.append(table(["records", "count", "share"], rows, numeric=(1, 2)))
@@ -46,14 +46,14 @@ def data(facts: Facts) -> Html:
 def prediction(facts: Facts) -> Html:
     found = facts.comparison
     if not found:
-        return missing("No run has ended whose plan could be compared.", "treadle run")
+        return missing("No run has ended whose plan could be compared", "treadle run")
     groups, rows = [], []
     for row in found["stages"]:
         shown = [("predicted", row["predicted"], format_duration(row["predicted"]), 6)]
         if not row["cached"]:
             shown.append(("measured", row["measured"], format_duration(row["measured"]), 1))
             groups.append((row["stage"], shown))
-        ratio = "made before" if row["cached"] else f"{row['ratio']:.2f}"
+        ratio = "cached" if row["cached"] else f"{row['ratio']:.2f}"
         rows.append([row["stage"], format_duration(row["predicted"]), format_duration(row["measured"]), ratio])
     total, memory = found["total"], found["peak_memory"]
     if total["ratio"] is not None:
@@ -64,8 +64,8 @@ def prediction(facts: Facts) -> Html:
     if found["energy_kwh"] is not None:
         words += f" It was to take {found['energy_kwh'] * 1000:.3g} Wh and {found['money']:.2g} {found['currency']}."
     chart = both_widths(lambda width: paired_bars(groups, "Time of each stage, predicted and measured", width)) if groups else ""
-    head = ["", "predicted", "measured", "measured / predicted"]
-    note = "Each stage has its own scale."
+    head = ["", "predicted", "measured", "ratio"]
+    note = "Each stage has its own scale. Ratio: measured / predicted."
     return join([
         tag("p", words), tag("figure", chart, tag("figcaption", note)) if chart else "", table(head, rows, numeric=(1, 2, 3)),
     ])
@@ -73,7 +73,7 @@ def prediction(facts: Facts) -> Html:
 
 def versions(facts: Facts) -> Html:
     if not facts.deployments:
-        return missing("No version has gone live.", "treadle run")
+        return missing("No version has gone live", "treadle run")
     live = facts.deployments[-1]
     rows = []
     for row in facts.deployments:
@@ -101,7 +101,7 @@ def versions(facts: Facts) -> Html:
 def lineage(facts: Facts) -> Html:
     kept = [m["id"] for m in (facts.package, facts.model, facts.dataset, facts.corpus) if m]
     if not kept:
-        return missing("Nothing has been made.", "treadle run")
+        return missing("Nothing has been made", "treadle run")
     shown = ancestry(facts.manifests, [*kept, *(card["id"] for card in facts.scorecards)])
     boxes, parents = [], {}
     for id in shown:
@@ -163,6 +163,10 @@ def _split(counts: Mapping[str, Any]) -> Html:
 def _latest(facts: Facts) -> list[Mapping[str, Any]]:
     """The newest feedback on each answer."""
     return list({row["answer"]: row for row in facts.feedback}.values())
+
+
+def _share(value: float) -> str:
+    return "< 0.1%" if 0 < value < 0.001 else f"{value:.1%}"
 
 
 def _count(value: float) -> str:

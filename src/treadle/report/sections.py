@@ -8,7 +8,7 @@ from typing import Any
 from treadle.report.charts import Series, Whisker, both_widths, line_chart, paired_bars, whisker_chart
 from treadle.report.facts import figure, moment
 from treadle.report.gather import Facts, Manifest
-from treadle.report.html import Html, join, table, tag
+from treadle.report.html import Html, join, table, tag, text
 from treadle.spec.units import format_count, format_duration, format_size
 
 METRICS = {
@@ -21,7 +21,7 @@ METRICS = {
 
 def missing(what: str, command: str) -> Html:
     """A sentence in place of a section's figures."""
-    return tag("p", f"{what} ", tag("code", command), " makes it.", class_="missing")
+    return tag("p", f"{what}; ", tag("code", command), " does that.", class_="missing")
 
 
 def header(facts: Facts) -> Html:
@@ -51,21 +51,23 @@ def header(facts: Facts) -> Html:
 
 def scorecard(facts: Facts) -> Html:
     if not facts.scorecards:
-        return missing("No model has been evaluated.", "treadle run")
+        return missing("No model has been evaluated", "treadle run")
     parts: list[Html] = []
     for card in facts.scorecards:
         counts = card["counts"]
+        own = facts.dataset is not None and counts["dataset"] == facts.dataset["id"]
         if len(facts.scorecards) > 1:
-            own = facts.dataset is not None and counts["dataset"] == facts.dataset["id"]
             parts.append(tag("h3", "On the test part" if own else "On held-out feedback"))
-        parts += [_verdict(counts), _against_baselines(counts), _metrics(counts)]
+        earlier = facts.earlier.get(card["id"])
+        gate = _gate(counts) if own else ""
+        parts += [text(gate), _scope(counts), _comparison(counts, earlier, own), _metrics(counts)]
     return join(parts)
 
 
 def learning(facts: Facts) -> Html:
     steps = [line for line in facts.history if "loss" in line]
     if not facts.model:
-        return missing("No model has been trained.", "treadle run")
+        return missing("No model has been trained", "treadle run")
     if not steps:
         return tag("p", "The history of this training cannot be read.", class_="missing")
     seen = [line for line in facts.history if "validation_loss" in line]
@@ -95,7 +97,7 @@ def learning(facts: Facts) -> Html:
 def samples(facts: Facts) -> Html:
     found = facts.scorecards[0]["counts"].get("samples", []) if facts.scorecards else []
     if not found:
-        return missing("There is no sample of generated text.", "treadle run")
+        return missing("No sample of text has been generated", "treadle run")
     note = "Marked: the prompt. The rest is the model's, unedited."
     shown = [tag("pre", tag("mark", sample["prompt"]), sample["text"]) for sample in found]
     return join([tag("p", note), *shown])
@@ -103,7 +105,7 @@ def samples(facts: Facts) -> Html:
 
 def compression(facts: Facts) -> Html:
     if not facts.package:
-        return missing("No package has been made.", "treadle run")
+        return missing("No package has been made", "treadle run")
     counts = facts.package["counts"]
     before, after = counts["original"], counts["package"]
 
@@ -115,7 +117,7 @@ def compression(facts: Facts) -> Html:
 
     groups = [
         pair("size of the weights, lower is better", "bytes", format_size),
-        pair("generation, tokens/s in one stream, higher is better", "tokens_per_second", lambda rate: f"{rate:.0f}"),
+        pair("generation in tokens/s, higher is better", "tokens_per_second", lambda rate: f"{rate:.0f}"),
         pair("bits per byte, lower is better", "bits_per_byte", lambda bits: f"{bits:.4f}"),
     ]
     words = (
@@ -126,41 +128,56 @@ def compression(facts: Facts) -> Html:
     return join([tag("p", words), tag("figure", chart)])
 
 
-def _verdict(counts: Mapping[str, Any]) -> Html:
+def _gate(counts: Mapping[str, Any]) -> Html:
     rows = []
     for row in counts["gate"]:
         name, digits = METRICS[row["metric"]][0], METRICS[row["metric"]][2]
         word = tag("b", "Passed" if row["passed"] else "Refused", class_="good" if row["passed"] else "bad")
         rows.append(tag("p", word, f": {name} {figure(row, digits)}, the gate asks for {row['bound']}.", class_="gate"))
+    return join(rows)
+
+
+def _scope(counts: Mapping[str, Any]) -> Html:
     left = counts["left_out"]
     size = f"Scored on {counts['documents']} documents, {format_count(counts['tokens'])} tokens, that were never trained on"
     rest = f"; {left['documents']} more, {format_count(left['tokens'])} tokens, were left out" if left["documents"] else ""
-    return join([*rows, tag("p", f"{size}{rest}.")])
+    return tag("p", f"{size}{rest}.")
 
 
-def _against_baselines(counts: Mapping[str, Any]) -> Html:
+def _comparison(counts: Mapping[str, Any], earlier: Manifest | None, gated: bool) -> Html:
+    """Bits per byte of this model, of the one that it was improved from, and of the baselines."""
     def row(name: str, value: Mapping[str, float], strong: bool = False) -> Whisker:
         return Whisker(name, value["value"], value["low"], value["high"], strong)
 
     rows = [row("this model", counts["metrics"]["bits_per_byte"], True)]
     rows += sorted((row(name, b["bits_per_byte"]) for name, b in counts["baselines"].items()), key=lambda row: row.value)
-    gate = next((g for g in counts["gate"] if g["metric"] == "bits_per_byte"), None)
+    if earlier:
+        rows.insert(1, row("before improvement", earlier["counts"]["metrics"]["bits_per_byte"]))
+    if len(rows) < 2:
+        return Html("")
+    gate = next((g for g in counts["gate"] if gated and g["metric"] == "bits_per_byte"), None)
     bound = (f"gate {gate['bound']}", float(str(gate["bound"]).split()[-1])) if gate else None
-    title = "Bits per byte of the model and of the baselines, with 95% intervals"
+    title = "Bits per byte of the model and of what it is compared with, with 95% intervals"
     chart = both_widths(lambda width: whisker_chart(rows, title, "bits per byte, 95% interval (lower is better)", width, bound))
     return tag("figure", chart)
 
 
 def _metrics(counts: Mapping[str, Any]) -> Html:
     rows: list[list[object]] = []
-    for key, value in counts["metrics"].items():
-        name, meaning, digits = METRICS[key]
-        rows.append([name, f"{value['value']:.{digits}f}", f"{value['low']:.{digits}f} to {value['high']:.{digits}f}", meaning])
-    rows.sort(key=lambda row: [m[0] for m in METRICS.values()].index(str(row[0])))
+    for key, (name, meaning, digits) in METRICS.items():
+        value = counts["metrics"][key]
+        rows.append([_explained(name, meaning), *_cells(value, digits)])
     for name, baseline in counts["baselines"].items():
-        value = baseline["bits_per_byte"]
-        rows.append([f"{name} baseline", f"{value['value']:.3f}", f"{value['low']:.3f} to {value['high']:.3f}", "bits per byte"])
-    return table(["", "value", "95% interval", ""], rows, numeric=(1, 2))
+        rows.append([_explained(f"{name} baseline", "bits per byte"), *_cells(baseline["bits_per_byte"], 3)])
+    return table(["", "value", "95% interval"], rows, numeric=(1, 2))
+
+
+def _explained(name: str, meaning: str) -> Html:
+    return join([name, tag("small", meaning)])
+
+
+def _cells(value: Mapping[str, float], digits: int) -> list[str]:
+    return [f"{value['value']:.{digits}f}", f"{value['low']:.{digits}f} to {value['high']:.{digits}f}"]
 
 
 def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

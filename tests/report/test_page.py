@@ -1,0 +1,144 @@
+"""The report: every figure is there, nothing from outside is, and what is missing is said."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report_world import World, empty_world, first_run
+
+from treadle.core.errors import ArtifactError, WorkError
+from treadle.report.page import write_report
+
+VOID = {"br", "meta", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags balance; collects text, elements, and attributes."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def report(world: World) -> tuple[str, Page]:
+    source = write_report(world.project, world.store, world.ledger).read_text(encoding="utf-8")
+    return source, Page(source)
+
+
+def test_every_figure_is_there(improved: World) -> None:
+    _, page = report(improved)
+    figures = (
+        "Version 2 is live", "2.030 (1.980 to 2.080), the gate asks for <= 2.5", "Passed", "trigram", "1.870 to 1.990",
+        "perplexity", "accuracy", "13,353 records in = 724 kept + 12,629 set aside", "exact duplicate", "{stdlib}/**/*.py", "PSF-2.0",
+        "170 EMAIL", "2.88M tokens", "16.0 MB", "4.0 MB (-74.8%)", "341 (+66.3%)", "+0.12%", "3 min 04 s", "3 min 07 s", "1.02", "cached",
+        "4.1 Wh", "0.0074 EUR", "the first version that passed the gate", "8 answers given", "4 thumbs up", "4 edited",
+        "one head per 64 features <&>", "float32", "torch", "33 documents", "validation", "held-out feedback", "before improvement",
+    )
+    for figure in figures:
+        assert figure in page.text, figure
+
+
+def test_nothing_is_loaded_and_nothing_runs(improved: World) -> None:
+    source, page = report(improved)
+    assert not page.named("script")
+    assert not page.named("link")
+    assert not page.named("img")
+    assert "alert('sample')" in page.text  # the generated text is shown, as text
+    for _, attributes in page.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href", "action"):
+                assert value
+                assert value.startswith("#")
+    assert not re.search(r"url\((?!#)|@import", source)
+    assert "default-src &#x27;none&#x27;" in source
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    world = empty_world(tmp_path)
+    first_run(world, pattern="x</text></svg><script>bad()</script>\x1b[31m\x00")
+    source, page = report(world)
+    assert not page.named("script")
+    assert "\x1b" not in source
+    assert "\x00" not in source
+    assert "x</text></svg><script>bad()</script>" in page.text
+
+
+def test_lineage_has_the_edges_of_the_manifests(improved: World) -> None:
+    _, page = report(improved)
+    edges = {a["data-edge"] for a in page.named("path") if "data-edge" in a}
+    ids = improved.ids
+    expected = {
+        (ids["corpus"], ids["dataset"]), (ids["dataset"], ids["model"]), (ids["answers"], ids["feedback"]),
+        (ids["model"], ids["model2"]), (ids["dataset"], ids["model2"]), (ids["feedback"], ids["model2"]),
+        (ids["model2"], ids["scorecard2"]), (ids["dataset"], ids["scorecard2"]), (ids["model2"], ids["scorecard3"]),
+        (ids["feedback"], ids["scorecard3"]), (ids["model2"], ids["package2"]), (ids["scorecard2"], ids["package2"]),
+        (ids["package2"], "version 2"), ("source 0", ids["corpus"]),
+    }
+    assert edges == {f"{parent} {child}" for parent, child in expected}
+
+
+def test_curves_have_the_points_of_the_history(trained: World) -> None:
+    _, page = report(trained)
+    dots = [a for a in page.named("circle") if a.get("class") == "f2"]
+    assert len(dots) == 2 * 10  # ten validations, drawn at two widths
+
+
+def test_nothing_made_yet_is_said_in_words(empty: World) -> None:
+    _, page = report(empty)
+    assert page.text.count("treadle run") >= 8
+    assert "Nothing is made yet" in page.text
+
+
+def test_damaged_history_is_said(trained: World) -> None:
+    (trained.store.folder(trained.ids["model"]) / "history.jsonl").write_text("{cut")
+    assert "cannot be read" in report(trained)[1].text
+
+
+def test_refused_runs_say_why(trained: World) -> None:
+    run = trained.ledger.start_run("improve")
+    trained.ledger.end_run(run, "GateRefused", {"error": "not promoted: no better"})
+    assert "not promoted: no better" in report(trained)[1].text
+
+
+def test_a_damaged_manifest_is_one_clear_error(trained: World) -> None:
+    (trained.store.folder(trained.ids["model"]) / "manifest.json").write_text("{cut")
+    with pytest.raises(ArtifactError, match="damaged"):
+        report(trained)
+
+
+def test_the_path_is_the_callers(trained: World, tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "r.html"
+    assert write_report(trained.project, trained.store, trained.ledger, target) == target
+    assert target.read_text().startswith("<!doctype html>")
+    (tmp_path / "file").write_text("")
+    with pytest.raises((WorkError, OSError)):
+        write_report(trained.project, trained.store, trained.ledger, tmp_path / "file" / "r.html")
