@@ -68,7 +68,7 @@ class Outcome:
         yield made
         self.seconds[stage] = time.perf_counter() - start
         self.artifacts |= {artifact.kind: artifact.id for artifact in made}
-        began = began.replace(microsecond=0)  # as manifests have it
+        began = began.replace(microsecond=began.microsecond // 1000 * 1000)  # as manifests have it
         if any(a.counts.get("resumed_at") or datetime.fromisoformat(a.manifest["created"]) < began for a in made):
             self.cached.append(stage)
 
@@ -189,6 +189,8 @@ def _go_live(
         say(f"version {live['version']} is this package already")
         return int(live["version"]), None
     base = store.open(store.open(live["package"]).parents[0])
+    if base.id == package.parents[0]:
+        return ledger.promote(package.id, f"the model of version {live['version']}, packaged anew"), None
     earlier = workshop.keep(evaluate_model(project, store, base, dataset))
     change, before = compare(earlier, scorecard, project.spec.evaluate.resamples, project.spec.seed)
     decision = decide_run(change, before, live["version"])
