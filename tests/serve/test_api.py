@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from treadle.serve import answers, completions
+from treadle.serve import answers, completions, failures
+from treadle.serve.schema import CompletionRequest, FeedbackRequest
 
 Serve = Callable[..., Any]
 BAD = [
@@ -288,3 +290,13 @@ def test_a_draining_server_is_not_ready_and_takes_nothing_new(serve: Serve) -> N
     assert (running.client.get("/readyz").status_code, running.client.get("/healthz").status_code) == (503, 200)
     response = running.complete("x")
     assert (response.status_code, "retry-after" in response.headers) == (503, True)
+
+
+def test_the_docs_name_every_field_status_and_figure(shared: Any) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
+    for name in (*CompletionRequest.model_fields, *FeedbackRequest.model_fields):
+        assert f"`{name}`" in docs or f'"{name}"' in docs, name
+    for status in failures._CODES:
+        assert str(status) in docs, status
+    for family in shared.monitor.registry.collect():
+        assert f"`{family.name}" in docs, family.name

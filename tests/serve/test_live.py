@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -76,6 +77,7 @@ def test_an_answer_under_way_is_finished_by_the_version_that_began_it(
     serve: Callable[..., Any], site: Any, until: Callable[..., None]
 ) -> None:
     running = serve()
+    weights = weakref.ref(running.live.engine.model)
     body = {"model": "tiny", "prompt": "def f", "max_tokens": 600, "temperature": 0, "stream": True}
     with running.client.stream("POST", "/v1/completions", json=body) as response:
         lines = response.iter_lines()
@@ -86,6 +88,7 @@ def test_an_answer_under_way_is_finished_by_the_version_that_began_it(
     assert rest[-1] == "data: [DONE]"
     assert all('"version":1' in line for line in rest[:-1])
     assert httpx.get(f"{running.url}/v1/models").json()["data"][0]["version"] == 2
+    until(lambda: weights() is None)  # the memory is given back
 
 
 def test_a_damaged_version_is_not_served_and_is_told(

@@ -95,7 +95,7 @@ def test_a_running_stream_is_finished_after_the_signal(
     assert (done, rest[-1]["choices"][0]["finish_reason"]) == ("[DONE]", "length")
     code, out, err = server.end()
     assert (code, out) == (0, "ended well\n"), err
-    assert "Stopping: 1 answers" in err
+    assert "answers under way: 1" in err
     assert "Traceback" not in err
     assert site.ledger.answer(first["id"])["answer_tokens"] == 100
     with pytest.raises(httpx.ConnectError):
@@ -110,7 +110,7 @@ def test_what_is_not_done_when_the_drain_is_over_is_broken_off_and_filed(process
     *_, last = stream
     assert "stopping" in last["error"]["message"]
     code, _, err = server.end()
-    assert (code, "Breaking off 1 answers" in err) == (0, True), err
+    assert (code, "answers broken off: 1" in err) == (0, True), err
     assert site.ledger.answer(first["id"])["finish_reason"] == "cancelled"
 
 

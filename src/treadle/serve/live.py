@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
-from treadle.core.errors import TreadleError, UserError
+from treadle.core.errors import RequestError, TreadleError, UserError
 from treadle.core.progress import say
 from treadle.data.tokenizer import load_tokenizer
 from treadle.model.hub import load_model
@@ -66,7 +66,7 @@ class LiveModel:
         return sum(engine.active + engine.waiting for engine in (self._engine, *self._retired))
 
     def ask(self, prompt: str, settings: Settings, deliver: Callable[[Piece], None]) -> tuple[Engine, Answer]:
-        """Put a prompt in line at the live version. Raises ``RequestError``, among them ``Full``."""
+        """Put a prompt in line at the live version. Raises ``RequestError``, ``Full`` among them."""
         while True:
             engine = self._engine
             answer = engine.prepare(prompt, settings, deliver)
@@ -74,7 +74,7 @@ class LiveModel:
                 engine.submit(answer)
             except Retired:
                 if self._stop.is_set():
-                    raise
+                    raise RequestError("the server is stopping", status=503, cure="ask again when it is back") from None
                 continue  # another version went live since the line above: its tokens may differ, so begin again
             return engine, answer
 

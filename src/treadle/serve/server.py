@@ -102,11 +102,11 @@ class _Server(uvicorn.Server):
             if self._deadline is None:
                 self._deadline = time.monotonic() + self._drain
                 if self._live.busy:
-                    say(f"Stopping: {self._live.busy} answers have up to {format_duration(self._drain)} to finish")
+                    say(f"Stopping; answers under way: {self._live.busy}, with up to {format_duration(self._drain)} to finish")
             if not self._live.busy:
                 self.should_exit = True
             elif time.monotonic() >= self._deadline:
-                say(f"Breaking off {self._live.busy} answers")
+                say(f"Time is up; answers broken off: {self._live.busy}")
                 self._live.close()
                 self.should_exit = True
         return bool(await super().on_tick(counter))
