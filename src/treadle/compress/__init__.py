@@ -1,0 +1,1 @@
+"""Smaller weights, and how far the outputs drifted."""

@@ -1,0 +1,1 @@
+"""What every room shares: errors, batches, the machine, progress, registries."""

@@ -22,7 +22,7 @@ def say(text: str) -> None:
 
 
 class Task:
-    """A piece of work with a known total; ``advance`` reports what was done. Set ``done`` first where an earlier process did some."""
+    """A piece of work with a known total; ``advance`` says what was done. Set ``done`` first to what an earlier process did."""
 
     def __init__(self, name: str, total: float, unit: str, bar: Progress | None) -> None:
         self.name, self.total, self.unit = name, total, unit

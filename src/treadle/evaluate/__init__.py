@@ -1,0 +1,1 @@
+"""Figures with their intervals, baselines on the same bytes, and the scorecard."""

@@ -1,0 +1,1 @@
+"""From users' feedback to training data, and the decision to promote."""

@@ -1,0 +1,1 @@
+"""Inputs, trunks and heads, and the one place where they meet."""

@@ -1,0 +1,1 @@
+"""Optimisers and schedules. They know named parameters, and nothing of models."""

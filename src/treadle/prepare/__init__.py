@@ -1,0 +1,1 @@
+"""Collect, clean, split, tokenise: the corpus and the dataset."""

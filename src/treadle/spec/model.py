@@ -65,8 +65,11 @@ def _named_input(value: Any) -> Any:
     return value
 
 
+_Given = TextInput | Literal["text"] | None
+
+
 class Model(Section):
-    inputs: dict[str, Annotated[TextInput, BeforeValidator(_named_input)]] = Field(
+    inputs: dict[str, Annotated[TextInput, BeforeValidator(_named_input, json_schema_input_type=_Given)]] = Field(
         default={"text": TextInput()}, min_length=1, max_length=1
     )
     """Name of a record's field to how it becomes a sequence."""

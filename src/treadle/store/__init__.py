@@ -1,0 +1,1 @@
+"""Artifacts on disk, and the ledger of what was made, served and said."""

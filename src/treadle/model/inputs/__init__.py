@@ -1,0 +1,1 @@
+"""From a batch's input to a sequence (B, T, D)."""

@@ -1,0 +1,1 @@
+"""The parts that inputs, trunks and heads are made of."""

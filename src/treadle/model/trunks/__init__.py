@@ -1,0 +1,1 @@
+"""From a sequence to a sequence, (B, T, D) to (B, T, D)."""
