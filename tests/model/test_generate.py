@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import SHAPE
 
+from tiny import SHAPE
 from treadle.model.generate import Cache, advance, generate, sample
 from treadle.model.model import LanguageModel, make_model
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import SHAPE
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from tiny import SHAPE
 from treadle.core.errors import ArtifactError
 from treadle.data.tokenizer import encode_all, train_tokenizer
 from treadle.model.generate import generate

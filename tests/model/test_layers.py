@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import SHAPE
 
+from tiny import SHAPE
 from treadle.model.layers.attention import Attention
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.rope import rope_table, rotate

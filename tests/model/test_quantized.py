@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import SHAPE
 
+from tiny import SHAPE
 from treadle.model.layers.quantized import FEW_ROWS, Int8Embedding, Int8Linear, quantize_modules, quantize_rows
 from treadle.model.model import make_model
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import torch
-from tiny import SHAPE
 
+from tiny import SHAPE
 from treadle.model.model import make_model
 from treadle.model.score import score_documents
 
