@@ -124,7 +124,7 @@ PLAN = {
     "stages": [
         {"stage": "prepare", "predicted": 22.0, "measured": 25.1, "ratio": 1.141, "raw": 22.0, "cached": False},
         {"stage": "train", "predicted": 184.0, "measured": 187.3, "ratio": 1.018, "raw": 184.0, "cached": False},
-        {"stage": "evaluate", "predicted": 24.0, "measured": 0.2, "ratio": None, "raw": 24.0, "cached": True},
+        {"stage": "evaluate", "predicted": 24.0, "measured": None, "ratio": None, "raw": 24.0, "cached": True},
         {"stage": "compress", "predicted": 20.0, "measured": 17.1, "ratio": 0.855, "raw": 20.0, "cached": False},
     ],
     "total": {"predicted": 226.0, "measured": 229.5, "ratio": 1.015},

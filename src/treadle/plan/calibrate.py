@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from treadle.core.batch import Batch
 from treadle.core.machine import cores, processor
@@ -31,6 +31,8 @@ from treadle.store.artifacts import write_json
 VERSION = 1
 _FILE = "calibration.json"
 _KEPT = 32
+_SECONDS = 9.0
+"""After so long nothing more is repeated: on a busy machine less is measured, and it still ends in time."""
 _SHARE = 0.35
 """Share of the matrix peak that a step is taken to reach, to choose how much of it to time; the result does not depend on it."""
 _PART_SECONDS = 0.8
@@ -108,17 +110,19 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
 def _measure(shape: Shape, rows: int, parts: int, dropout: float, runtime: Runtime) -> Calibration:
     start = time.perf_counter()
+    end = start + _SECONDS
     peak = matrix_peak(runtime, seconds=0.7)
     timed, timed_rows = _affordable(shape, rows, peak)
     model = make_model(timed, 0, dropout).to(runtime.device)
-    gradients, update = _step_seconds(model, timed_rows, runtime)
+    timed_rows = min(timed_rows, max(1, int(_PART_SECONDS / _one_row_seconds(model, runtime))))
+    gradients, update = _step_seconds(model, timed_rows, runtime, min(time.perf_counter() + 3.5, end - 3))
     share = rows * shape.context * shape.train_flops / (timed_rows * timed.context * timed.train_flops)
     step = gradients * share * parts + update * shape.parameters / timed.parameters
     model.eval().to("cpu")  # evaluation and generation run there, in float32
     torch.set_num_threads(cores())
     scored = min(ROWS, max(1, timed_rows * 3))
-    forward = _forward_seconds(model, scored) * shape.forward_flops() / timed.forward_flops()
-    generate = _generate_seconds(model) * shape.parameters / timed.parameters
+    forward = _forward_seconds(model, scored, end - 1) * shape.forward_flops() / timed.forward_flops()
+    generate = _generate_seconds(model, end) * shape.parameters / timed.parameters
     torch.set_num_threads(runtime.threads)
     what = []
     if timed_rows < rows:
@@ -143,18 +147,10 @@ def _affordable(shape: Shape, rows: int, peak: float) -> tuple[Shape, int]:
     return Shape(**{**fewer.as_dict(), "context": context}), 1  # type: ignore[arg-type]
 
 
-def _step_seconds(model: LanguageModel, rows: int, runtime: Runtime) -> tuple[float, float]:
+def _step_seconds(model: LanguageModel, rows: int, runtime: Runtime, end: float) -> tuple[float, float]:
     """Median seconds of the gradients of ``rows`` sequences, and of clipping and updating."""
     optimizer = make_adamw(model.named_parameters(), 1e-4, (0.9, 0.95), 0.1)
-    tokens = torch.randint(0, model.shape.vocabulary, (rows, model.shape.context), generator=torch.Generator().manual_seed(0))
-    batch = Batch({model.input: tokens}, {model.head: tokens}).to(runtime.device)
-    model.train()
-
-    def gradients() -> None:
-        with runtime.autocast():
-            loss = model.loss(batch)
-        torch.autograd.backward(loss)
-        loss.item()  # waits for the device
+    gradients = _gradients(model, rows, runtime)
 
     def update() -> None:
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -162,31 +158,54 @@ def _step_seconds(model: LanguageModel, rows: int, runtime: Runtime) -> tuple[fl
         optimizer.zero_grad(set_to_none=True)
         norm.item()
 
-    times: list[tuple[float, float]] = []
-    end = time.perf_counter() + 3.0
-    while len(times) < 2 or (len(times) < 12 and time.perf_counter() < end):
+    times = [(_seconds(gradients), _seconds(update))]
+    while len(times) < 12 and time.perf_counter() + sum(times[-1]) < end:
         times.append((_seconds(gradients), _seconds(update)))
-        if time.perf_counter() > end + 1:  # far slower than thought: the first step must do
-            break
     kept = times[1:] or times  # the first also allocates
     return statistics.median(g for g, _ in kept), statistics.median(u for _, u in kept)
 
 
+def _one_row_seconds(model: LanguageModel, runtime: Runtime) -> float:
+    """Of one sequence's gradients, cold: so a machine that is busy or slower than its matrix peak says is found out early."""
+    found = _seconds(_gradients(model, 1, runtime))
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def _gradients(model: LanguageModel, rows: int, runtime: Runtime) -> Callable[[], None]:
+    """The work of one forward and backward pass over ``rows`` sequences of made-up tokens."""
+    tokens = _tokens(model, rows)
+    batch = Batch({model.input: tokens}, {model.head: tokens}).to(runtime.device)
+    model.train()
+
+    def work() -> None:
+        with runtime.autocast():
+            loss = model.loss(batch)
+        torch.autograd.backward(loss)
+        loss.item()  # waits for the device
+
+    return work
+
+
+def _tokens(model: LanguageModel, rows: int) -> Tensor:
+    return torch.randint(0, model.shape.vocabulary, (rows, model.shape.context), generator=torch.Generator().manual_seed(0))
+
+
 @torch.inference_mode()
-def _forward_seconds(model: LanguageModel, rows: int) -> float:
+def _forward_seconds(model: LanguageModel, rows: int, end: float) -> float:
     """Per token, as documents are scored: logits, surprise, and the likeliest token."""
-    tokens = torch.randint(0, model.shape.vocabulary, (rows, model.shape.context), generator=torch.Generator().manual_seed(0))
+    tokens = _tokens(model, rows)
 
     def score() -> None:
         logits = model.logits(tokens).float()
         nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").sum().item()
         logits.argmax(-1).sum().item()
 
-    return _median(score, 1.2) / tokens.numel()
+    return _median(score, min(time.perf_counter() + 1.8, end)) / tokens.numel()
 
 
 @torch.inference_mode()
-def _generate_seconds(model: LanguageModel) -> float:
+def _generate_seconds(model: LanguageModel, end: float) -> float:
     """Per token, one stream, from a short prompt."""
     cache = Cache(model.shape, slots=1)
     advance(model, cache, slots=[0], tokens=torch.zeros(1, 4, dtype=torch.int64))
@@ -197,17 +216,15 @@ def _generate_seconds(model: LanguageModel) -> float:
             cache.clear(0)
         advance(model, cache, slots=[0], tokens=one).argmax().item()
 
-    return _median(step, 0.4)
+    return _median(step, min(time.perf_counter() + 0.5, end))
 
 
-def _median(work: Callable[[], None], seconds: float) -> float:
-    """Median duration after one warm-up, over as many repeats as fit in ``seconds``, at least one."""
-    work()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
+def _median(work: Callable[[], None], end: float) -> float:
+    """Median duration over as many repeats as end before ``end``; the first, which also allocates, counts only if it is alone."""
+    times = [_seconds(work)]
+    while time.perf_counter() + times[-1] < end:
         times.append(_seconds(work))
-    return statistics.median(times)
+    return statistics.median(times[1:] or times)
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -27,8 +27,6 @@ from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
 STAGES = ("prepare", "train", "evaluate", "compress")
-_DONE_BEFORE = 0.1
-"""A stage that took less than this share of what was predicted found its artifact made already."""
 
 
 @dataclass(frozen=True)
@@ -155,22 +153,22 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
 
 def compare(plan: Mapping[str, Any], seconds: Mapping[str, float], peak_memory: int) -> dict[str, Any]:
     """Predicted beside measured, for ``Plan.as_dict()`` and the seconds of each stage that ran: JSON values, for the ledger and the
-    report. A stage whose artifact was there already has ``"cached": True`` and no ratio, and does not count in the total."""
+    report. A stage that did not run has ``"cached": True`` and nothing measured, and does not count in the total; the peak memory
+    is compared only where all ran, since it is that of the whole process."""
     rows: list[dict[str, Any]] = []
     for stage in plan["stages"]:
-        predicted, measured = stage["seconds"], seconds.get(stage["stage"])
-        if predicted is None or measured is None:
-            continue
-        cached = measured < _DONE_BEFORE * predicted
-        ratio = None if cached else _short(measured / predicted)
+        assert stage["seconds"], "a run was planned that does not fit"
+        measured = seconds.get(stage["stage"])
+        ratio = None if measured is None else _short(measured / stage["seconds"])
         rows.append({
-            "stage": stage["stage"], "predicted": predicted, "measured": _short(measured), "ratio": ratio, "raw": stage["raw"],
-            "cached": cached,
+            "stage": stage["stage"], "predicted": stage["seconds"], "measured": _short(measured), "ratio": ratio,
+            "raw": stage["raw"], "cached": measured is None,
         })
     ran = [row for row in rows if not row["cached"]]
     predicted, measured = sum(row["predicted"] for row in ran), sum(row["measured"] for row in ran)
     total = {"predicted": _short(predicted), "measured": _short(measured), "ratio": _short(measured / predicted) if ran else None}
-    memory = {"predicted": plan["peak_memory"], "measured": peak_memory, "ratio": _short(peak_memory / plan["peak_memory"])}
+    memory_ratio = _short(peak_memory / plan["peak_memory"]) if len(ran) == len(rows) else None
+    memory = {"predicted": plan["peak_memory"], "measured": peak_memory, "ratio": memory_ratio}
     return {"stages": rows, "total": total, "peak_memory": memory, "machine": plan["machine"], "budget": plan["budget"],
             "energy_kwh": plan["energy_kwh"], "money": plan["money"], "currency": plan["currency"]}
 

@@ -52,14 +52,19 @@ def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
     """``compare(...)`` as a table: predicted beside measured."""
     rows = [["", "predicted", "measured", "measured / predicted"]]
     for row in comparison["stages"]:
-        ratio = "cached" if row["cached"] else f"{row['ratio']:.2f}"
-        rows.append([row["stage"], _time(row["predicted"]), _time(row["measured"]), ratio])
+        measured = ["", "cached"] if row["cached"] else [_time(row["measured"]), f"{row['ratio']:.2f}"]
+        rows.append([row["stage"], _time(row["predicted"]), *measured])
     total = comparison["total"]
     if total["ratio"] is not None:
         rows.append(["all that ran", _time(total["predicted"]), _time(total["measured"]), f"{total['ratio']:.2f}"])
     memory = comparison["peak_memory"]
-    rows.append(["peak memory", format_size(memory["predicted"]), format_size(memory["measured"]), f"{memory['ratio']:.2f}"])
+    rows.append(["peak memory", format_size(memory["predicted"]), format_size(memory["measured"]), ratio_text(memory["ratio"])])
     return table(rows)
+
+
+def ratio_text(ratio: float | None) -> str:
+    """Two decimals, or nothing where there is nothing to compare."""
+    return "" if ratio is None else f"{ratio:.2f}"
 
 
 def money(amount: float) -> str:

@@ -53,13 +53,13 @@ def prediction(facts: Facts) -> Html:
         if not row["cached"]:
             shown.append(("measured", row["measured"], format_duration(row["measured"]), 1))
             groups.append((row["stage"], shown))
-        ratio = "cached" if row["cached"] else f"{row['ratio']:.2f}"
-        rows.append([row["stage"], format_duration(row["predicted"]), format_duration(row["measured"]), ratio])
+        measured = ["", "cached"] if row["cached"] else [format_duration(row["measured"]), f"{row['ratio']:.2f}"]
+        rows.append([row["stage"], format_duration(row["predicted"]), *measured])
     total, memory = found["total"], found["peak_memory"]
     if total["ratio"] is not None:
         both = [format_duration(total["predicted"]), format_duration(total["measured"])]
         rows.append(["all that ran", *both, f"{total['ratio']:.2f}"])
-    rows.append(["peak memory", format_size(memory["predicted"]), format_size(memory["measured"]), f"{memory['ratio']:.2f}"])
+    rows.append(["peak memory", format_size(memory["predicted"]), format_size(memory["measured"]), _ratio(memory["ratio"])])
     words = f"The newest run, on {found['machine']}, with a budget of {found['budget']}."
     if found["energy_kwh"] is not None:
         words += f" It was to take {found['energy_kwh'] * 1000:.3g} Wh and {found['money']:.2g} {found['currency']}."
@@ -163,6 +163,10 @@ def _split(counts: Mapping[str, Any]) -> Html:
 def _latest(facts: Facts) -> list[Mapping[str, Any]]:
     """The newest feedback on each answer."""
     return list({row["answer"]: row for row in facts.feedback}.values())
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _share(value: float) -> str:
