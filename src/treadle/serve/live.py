@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable
@@ -107,9 +106,7 @@ class LiveModel:
         if row is not None and (row["id"] != self._seen or (self.failed and time.monotonic() - self._tried > RETRY)):
             self._seen = row["id"]
             self._change(row)
-        if any(engine.done for engine in self._retired):
-            self._retired = [engine for engine in self._retired if not engine.done]
-            gc.collect()
+        self._retired = [engine for engine in self._retired if not engine.done]  # what no one holds gives its memory back
 
     def _change(self, row: RowMapping) -> None:
         version, old = _version(row), self._engine
