@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from treadle.core.errors import GateRefused
+from treadle.core.machine import cores
 from treadle.core.progress import say, task
 from treadle.core.project import Project
 from treadle.data.shards import END_ID, Shard
-from treadle.model.generate import generate
+from treadle.model.generate import generate, generation_threads
 from treadle.model.hub import load_model, save_model
 from treadle.model.layers.quantized import quantize_modules
 from treadle.model.model import LanguageModel
@@ -35,6 +37,7 @@ def compress_model(project: Project, store: Store, model: Artifact, scorecard: A
     if store.has(id):
         say(f"package: cached ({id})")
         return store.open(id)
+    torch.set_num_threads(cores())
     original = load_model(model.path)
     with store.create(id, parents=parents, config=config, version=VERSION, seed=project.spec.seed) as draft:
         packed = load_model(model.path)
@@ -75,6 +78,7 @@ def _bits_per_byte(model: LanguageModel, scorecard: Artifact, dataset: Artifact)
 def _speeds(*models: LanguageModel, rounds: int = 5) -> list[float]:
     """Generated tokens/s of each model, one stream, greedy: the median of alternating rounds, so that drift cancels."""
     tokens = min(64, models[0].shape.context - 2)
+    torch.set_num_threads(generation_threads(models[0]))
     found: list[list[float]] = [[] for _ in models]
     for turn in range(rounds + 1):
         for model, times in zip(models, found, strict=True):

@@ -20,7 +20,8 @@ class Documents(Examples):
 
     def __init__(self, shard: Shard, context: int, seed: int, input: str = "text", head: str = "next") -> None:
         if not len(shard):
-            raise UserError(f"the {shard.part} part holds no documents", cure="give more data, or a smaller share to the other parts")
+            cure = "give more data, or a smaller share to the other parts"
+            raise UserError(f"the {shard.part} part holds no documents", cure=cure)
         self.shard, self.context, self.seed, self.input, self.head = shard, context, seed, input, head
 
     @property

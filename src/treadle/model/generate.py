@@ -7,9 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from treadle.core.machine import cores
 from treadle.model.layers.attention import LayerCache
 from treadle.model.model import LanguageModel
 from treadle.spec.shape import Shape
+
+SMALL = 20_000_000
+"""Parameters below which one thread generates."""
 
 
 class Cache:
@@ -41,6 +45,12 @@ class Cache:
             k, v = keys[low:high, :, :length], values[low:high, :, :length]
             views.append(LayerCache(k, v, (rows, positions), mask))
         return views, positions
+
+
+def generation_threads(model: LanguageModel) -> int:
+    """Threads to generate with: one for a model whose products are over in microseconds. There a second thread gains nothing, and
+    on a busy machine each product waits for it a whole time slice of the scheduler, which was measured to be 1,000 times longer."""
+    return 1 if model.shape.parameters < SMALL else cores()
 
 
 @torch.inference_mode()

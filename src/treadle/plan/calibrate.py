@@ -20,7 +20,7 @@ from treadle.core.machine import cores, processor
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import Runtime, choose_runtime, matrix_peak
-from treadle.model.generate import Cache, advance
+from treadle.model.generate import Cache, advance, generation_threads
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.score import ROWS
 from treadle.optim.adamw import make_adamw
@@ -122,6 +122,7 @@ def _measure(shape: Shape, rows: int, parts: int, dropout: float, runtime: Runti
     torch.set_num_threads(cores())
     scored = min(ROWS, max(1, timed_rows * 3))
     forward = _forward_seconds(model, scored, end - 1) * shape.forward_flops() / timed.forward_flops()
+    torch.set_num_threads(generation_threads(model))
     generate = _generate_seconds(model, end) * shape.parameters / timed.parameters
     torch.set_num_threads(runtime.threads)
     what = []

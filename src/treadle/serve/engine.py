@@ -18,7 +18,7 @@ from torch import Tensor
 
 from treadle.core.errors import RequestError
 from treadle.data.shards import END_ID
-from treadle.model.generate import Cache, advance, sample
+from treadle.model.generate import Cache, advance, generation_threads, sample
 from treadle.model.model import LanguageModel
 from treadle.serve.text import TextStream, token_bytes
 
@@ -187,6 +187,7 @@ class Engine:
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        torch.set_num_threads(generation_threads(self.model))  # of this thread alone
         while self._take():
             try:
                 self._step()
