@@ -26,6 +26,7 @@ BAD = [
     ({"stop": ["a", "x" * 257]}, "stop[1]"), ({"stop": [1]}, "stop[0]"), ({"stream": "yes"}, "stream"), ({"store": 1}, "store"),
     ({"n": 2}, "n"), ({"best_of": 3}, "best_of"), ({"echo": True}, "echo"), ({"logprobs": 5}, "logprobs"),
     ({"presence_penalty": 0.5}, "presence_penalty"), ({"frequency_penalty": -1}, "frequency_penalty"),
+    ({"truncate_prompt_tokens": 10**30}, "truncate_prompt_tokens"),
     ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"), ({"truncate_prompt_tokens": 0}, None),
     ({"truncate_prompt_tokens": 5000, "prompt": "x " * 5000}, "truncate_prompt_tokens"),
     ({"prompt": ["a", "b"]}, "prompt"), ({"prompt": None}, "prompt"), ({"prompt": [1, 2]}, "prompt"), ({"model": 3}, "model"),
@@ -113,6 +114,7 @@ def test_a_field_that_cannot_be_is_named(shared: Any, fields: dict[str, Any], pa
     error = error_of(response)
     assert (response.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
     assert next(iter(fields)) in error["message"]
+    assert len(error["message"]) < 500
 
 
 @pytest.mark.parametrize(

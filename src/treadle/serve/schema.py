@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -11,6 +13,7 @@ from treadle.core.errors import RequestError
 STOPS = 4
 STOP_LENGTH = 256
 _INT64 = 2**63
+_HUGE = 2**31
 
 
 class Request(BaseModel):
@@ -38,7 +41,7 @@ class CompletionRequest(Request):
     """The project's name, as /v1/models gives it."""
     prompt: str
     """Text to continue."""
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, lt=_HUGE)
     """Longest answer (tokens); 16 where left out, at most ``serve.max_tokens``."""
     temperature: float | None = Field(default=None, ge=0, le=2)
     """0: always the likeliest token; 1 where left out: as the model finds them likely."""
@@ -62,7 +65,7 @@ class CompletionRequest(Request):
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     store: bool | None = None
     """Consent: the prompt and the answer may be kept, after redaction, to improve the model."""
-    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=_HUGE)
     """Keep only this many last tokens of a prompt; -1: as many as fit beside ``max_tokens``."""
 
     @model_validator(mode="after")
@@ -111,14 +114,23 @@ def _told(kind: type[Request], error: ValidationError) -> RequestError:
     known = "known fields: " + ", ".join(kind.model_fields)
     if first["type"] == "extra_forbidden":
         return RequestError(f"{field}: is not a known field", field=field, cure=known)
-    message = first["msg"].removeprefix("Value error, ")
-    message = message if first["type"] == "value_error" else f"{field}: {message[:1].lower()}{message[1:]}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if first["type"] != "value_error":
+        message = f"{field}: {message[:1].lower()}{message[1:]}{_value(first)}"
     if first["type"] in ("literal_error", "none_required") or field in ("presence_penalty", "frequency_penalty"):
         cure = f"leave {field} out: nothing but its neutral value is done here"
     else:
-        cure = f"mend {field}" if field else "mend the request"
+        described = kind.model_fields.get(re.split(r"[.\[]", field)[0]) if field else None
+        cure = ((described.description if described else None) or "mend the request").replace("`", "").rstrip(".")
     more = sorted({name for other in others if (name := _field(other)) and name != field})
     return RequestError(message, field=field, cure=cure + (f"; also at fault: {', '.join(more)}" if more else ""))
+
+
+def _value(error: Any) -> str:
+    """What was sent, if it is short and no text: a text is the user's own and has no place in an error that may be logged."""
+    value = error["input"]
+    shown = json.dumps(value) if isinstance(value, int | float) and error["type"] != "too_long" else ""
+    return f", not {shown}" if 0 < len(shown) <= 24 else ""
 
 
 def _field(error: Any) -> str | None:
