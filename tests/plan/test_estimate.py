@@ -45,8 +45,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _little_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each thing is timed once."""
+    """Each thing is timed once, however busy the machine is."""
     monkeypatch.setattr(calibration, "_SECONDS", 0.0)
+    monkeypatch.setattr(calibration, "_BUSY", 1.0)
 
 
 def project(folder: Path, *overrides: str) -> Project:
@@ -90,6 +91,17 @@ def test_calibration_is_kept_and_its_age_told(folder: Path, capsys: pytest.Captu
     other = planned(folder, "train.batch=8").calibration
     assert other
     assert not other.cached
+
+
+def test_a_busy_machine_is_told_and_its_calibration_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_BUSY", -1.0)
+    plan = planned(folder)
+    assert plan.calibration
+    assert plan.calibration.unsure
+    assert "of the processor while" in "\n".join(plan.lines())
+    again = planned(folder).calibration
+    assert again
+    assert not again.cached
 
 
 @pytest.mark.parametrize("content", ["{cut", "[]", '{"a": {"b": 1}}', '{"a": 3}'])

@@ -28,11 +28,13 @@ from treadle.spec.shape import Shape
 from treadle.spec.units import format_duration
 from treadle.store.artifacts import write_json
 
-VERSION = 1
+VERSION = 2
 _FILE = "calibration.json"
 _KEPT = 32
 _SECONDS = 9.0
 """After so long nothing more is repeated: on a busy machine less is measured, and it still ends in time."""
+_BUSY = 0.2
+"""Share of the processor taken by others from which a calibration is told to be unsure, and is not kept."""
 _SHARE = 0.35
 """Share of the matrix peak that a step is taken to reach, to choose how much of it to time; the result does not depend on it."""
 _PART_SECONDS = 0.8
@@ -59,7 +61,14 @@ class Calibration:
     """When it was measured (UTC)."""
     took: float
     """Seconds that measuring took."""
+    busy: float
+    """Share of the threads' time that other programs took while it was measured."""
     cached: bool = False
+
+    @property
+    def unsure(self) -> bool:
+        """Whether the machine was too busy for this to hold when it is idle."""
+        return self.busy > _BUSY
 
     @property
     def age(self) -> float:
@@ -87,6 +96,8 @@ def calibrate(project: Project, folder: Path) -> Calibration:
         return found
     found = _measure(shape, batch // spec.train.accumulate, spec.train.accumulate, trunk.dropout, runtime)
     say(f"calibrated this machine in {format_duration(found.took)}")
+    if found.unsure:
+        return found
     entries[key] = asdict(found)
     newest = sorted(entries, key=lambda name: str(entries[name]["at"]))[-_KEPT:]
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,9 +120,11 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _measure(shape: Shape, rows: int, parts: int, dropout: float, runtime: Runtime) -> Calibration:
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     end = start + _SECONDS
     peak = matrix_peak(runtime, seconds=0.7)
+    got = (time.process_time() - used) / ((time.perf_counter() - start) * runtime.threads)
+    busy = 0.0 if runtime.device.type == "cuda" else max(0.0, 1 - got)
     timed, timed_rows = _affordable(shape, rows, peak)
     model = make_model(timed, 0, dropout).to(runtime.device)
     timed_rows = min(timed_rows, max(1, int(_PART_SECONDS / _one_row_seconds(model, runtime))))
@@ -132,7 +145,7 @@ def _measure(shape: Shape, rows: int, parts: int, dropout: float, runtime: Runti
         what.append(f"{timed.depth} of {shape.depth} layers, {timed.context} of {shape.context} tokens")
     return Calibration(
         peak, step, forward, generate, ", ".join(what), runtime.precision, runtime.threads,
-        datetime.now(UTC).isoformat(timespec="seconds"), round(time.perf_counter() - start, 2),
+        datetime.now(UTC).isoformat(timespec="seconds"), round(time.perf_counter() - start, 2), round(busy, 2),
     )
 
 

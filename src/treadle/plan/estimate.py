@@ -147,7 +147,8 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
         verdict or f"fits: {format_size(max(m.total for m in memory.values()))} of {format_size(limit)} memory", cure,
         energy if times else None, hours * spec.plan.price + energy * spec.plan.energy_price if times else None,
         spec.plan.currency, calibration, _assumptions(project, data, calibration, factors),
-        tuple({"key": d.key, "value": str(d.value), "reason": d.reason} for d in resolved.reasons), _notes(project, data, work),
+        tuple({"key": d.key, "value": str(d.value), "reason": d.reason} for d in resolved.reasons),
+        _notes(project, data, work, calibration),
     )
 
 
@@ -248,9 +249,14 @@ def _assumptions(
     return tuple(found)
 
 
-def _notes(project: Project, data: DataSize, work: Work | None) -> tuple[str, ...]:
+def _notes(project: Project, data: DataSize, work: Work | None, calibration: Calibration | None) -> tuple[str, ...]:
     """What a person who knows the field would say of these figures."""
     notes = []
+    if calibration and calibration.unsure:
+        notes.append(
+            f"other programs took {calibration.busy:.0%} of the processor while this machine was calibrated: the times are those "
+            "of a busy machine, and are measured again at the next plan"
+        )
     if work:
         ratio = work.tokens / project.resolved.shape.parameters
         if ratio < 5:
