@@ -141,7 +141,19 @@ def _scope(counts: Mapping[str, Any]) -> Html:
     left = counts["left_out"]
     size = f"Scored on {counts['documents']} documents, {format_count(counts['tokens'])} tokens, that were never trained on"
     rest = f"; {left['documents']} more, {format_count(left['tokens'])} tokens, were left out" if left["documents"] else ""
-    return tag("p", f"{size}{rest}.")
+    return join([tag("p", f"{size}{rest}."), _verdict(counts)])
+
+
+def _verdict(counts: Mapping[str, Any]) -> Html:
+    """In words, how the model stands against each baseline: better or worse only where the intervals do not overlap."""
+    own = counts["metrics"]["bits_per_byte"]
+    found: dict[str, list[str]] = {"better than": [], "not told apart from": [], "worse than": []}
+    for name, baseline in counts["baselines"].items():
+        other = baseline["bits_per_byte"]
+        better, worse = own["high"] < other["low"], own["low"] > other["high"]
+        found["better than" if better else "worse than" if worse else "not told apart from"].append(name)
+    told = [f"{word} {' and '.join(names)}" for word, names in found.items() if names]
+    return tag("p", f"In bits per byte it is {'; '.join(told)}.") if told else Html("")
 
 
 def _comparison(counts: Mapping[str, Any], earlier: Manifest | None, gated: bool) -> Html:
