@@ -1,0 +1,74 @@
+"""Measurements of several systems in turn, each in a process of its own, so that a change of the machine's mood meets them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+
+from treadle.core.machine import cores, processor
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one process measured; ``others`` is the share of the cores that other work took meanwhile."""
+
+    speed: float
+    peak_memory: int
+    others: float
+    extra: Mapping[str, Any]
+
+
+def measure(script: str, words: Sequence[str], threads: int) -> Result:
+    """Run ``script`` with ``words`` in a fresh process, which prints one JSON object with "speed" as its last line."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    before, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    output = subprocess.run([sys.executable, script, *words], env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if output.returncode:
+        sys.exit(f"{' '.join(words)} failed")
+    after, ended = psutil.cpu_times(), psutil.Process().cpu_times()
+    child = (ended.children_user - own.children_user) + (ended.children_system - own.children_system)
+    total, idle = sum(after) - sum(before), after.idle - before.idle
+    found = json.loads(output.stdout.strip().splitlines()[-1])
+    return Result(found.pop("speed"), found.pop("peak_memory"), max(0.0, (total - idle - child) / total), found)
+
+
+def alternate(script: str, systems: Mapping[str, Sequence[str]], rounds: int, threads: int) -> dict[str, list[Result]]:
+    """``rounds`` times each system in turn; every second round in reverse, so that none is always first."""
+    results: dict[str, list[Result]] = {name: [] for name in systems}
+    for number in range(rounds):
+        for name in (list(systems), list(reversed(systems)))[number % 2]:
+            result = measure(script, systems[name], threads)
+            results[name].append(result)
+            print(f"round {number + 1} of {rounds}: {name}: {result.speed:,.1f} tokens/s", file=sys.stderr)
+    return results
+
+
+def table(results: Mapping[str, Sequence[Result]], unit: str = "tokens/s") -> str:
+    """Medians, ranges, and the median over rounds of each system's ratio to the first one, as Markdown."""
+    first = next(iter(results.values()))
+    heads = ("", f"{unit}, median", "range", "the first is faster by", "peak memory, MB", "others' share of the cores")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, found in results.items():
+        speeds = [result.speed for result in found]
+        ratio = statistics.median(ours.speed / theirs.speed for ours, theirs in zip(first, found, strict=True))
+        lines.append(
+            f"| {name} | {statistics.median(speeds):,.1f} | {min(speeds):,.1f} - {max(speeds):,.1f} | {ratio:.2f}x "
+            f"| {max(result.peak_memory for result in found) / 1e6:,.0f} | {max(result.others for result in found):.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def heading(what: str, versions: Mapping[str, str]) -> str:
+    machine = f"{processor()}, {cores()} cores, {platform.system()}, Python {platform.python_version()}"
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{what}\n\n{datetime.now(UTC):%Y-%m-%d}, {machine}, {packages}.\n"
