@@ -83,7 +83,7 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round)
     runtime = choose_runtime(spec.train.precision, spec.train.threads)
     config: dict[str, Any] = {
         "model": project.resolved.shape.as_dict(), "dropout": _dropout(project), "train": round.settings.model_dump(mode="json"),
-        "budget": str(round.budget), "learning_rate": round.learning_rate, "batch": batch, "seed": spec.seed,
+        "budget": round.budget.exact(), "learning_rate": round.learning_rate, "batch": batch, "seed": spec.seed,
         "objective": round.objective, "replay": spec.improve.replay if len(round.parents) > 1 else None,
         "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads,
     }
