@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 from treadle.core.errors import ArtifactError, UserError, WorkError
 from treadle.store.artifacts import MANIFEST, Artifact, Store, disk_errors, write_json
@@ -235,10 +237,16 @@ def test_a_full_disk_is_said_and_leaves_nothing(small_disk: Path) -> None:
     make(store, ID)
 
 
-def test_a_full_disk_is_known_from_libraries_too(small_disk: Path) -> None:
-    column = pa.array([os.urandom(1 << 20)])
+WRITERS: dict[str, Callable[[Path, bytes], Any]] = {
+    "parquet": lambda path, data: pq.write_table(pa.table({"a": pa.array([data])}), path, compression="none"),
+    "safetensors": lambda path, data: save_file({"a": np.frombuffer(data, np.uint8)}, path),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_known_from_libraries_too(small_disk: Path, writer: str) -> None:
     with pytest.raises(WorkError, match="is full"), disk_errors(small_disk):
-        pq.write_table(pa.table({"a": column}), small_disk / "a.parquet", compression="none")
+        WRITERS[writer](small_disk / "file", os.urandom(1 << 20))
 
 
 def test_a_full_disk_at_the_manifest_leaves_nothing(small_disk: Path) -> None:
