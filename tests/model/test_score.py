@@ -38,4 +38,4 @@ def test_scores_are_the_sum_over_tokens_in_windows():
 def test_an_untrained_model_is_near_the_uniform_one():
     document = np.append(np.random.default_rng(1).integers(1, 300, 400), 0).astype(np.uint16)
     found = score_documents(make_model(SHAPE, 0), [document], [np.ones(401, np.bool_)])
-    assert abs(found.nats[0] / 401 - math.log(300)) < 0.1
+    assert abs(found.nats[0] / 401 - math.log(300)) < 0.7  # scores of deviation 1 cost half a nat

@@ -56,7 +56,7 @@ def test_any_depth_gives_a_shape_that_holds_together(depth: int, context: int, a
     assert shape.hidden % 32 == 0
     assert resolved.batch % accumulate == 0
     assert resolved.budget.amount == 20 * shape.parameters
-    assert math.isclose(resolved.learning_rate, 0.004 * math.sqrt(256 / shape.width), rel_tol=1e-3)
+    assert math.isclose(resolved.learning_rate, 0.006 * math.sqrt(256 / shape.width), rel_tol=1e-3)
     assert {d.key for d in resolved.reasons} == {"width", "heads", "kv_heads", "hidden", "learning_rate", "batch", "budget"}
     assert all(d.reason for d in resolved.reasons)
 

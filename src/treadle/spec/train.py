@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from treadle.spec.fields import Budget, Duration, Fraction, Section
+from treadle.spec.fields import Budget, Count, Duration, Fraction, Section
 
 Rate = Annotated[float, Field(strict=True, ge=0, lt=1)]
 
@@ -37,7 +37,7 @@ class Train(Section):
     """Of the matrix products; ``auto``: bf16 where the processor computes it natively."""
     validate_every: Fraction = 0.1
     """Validate each time this share of the budget has passed."""
-    validate_tokens: int = Field(default=65_536, ge=1)
+    validate_tokens: Annotated[Count, Field(ge=1)] = 65_536
     """At most this many tokens of the validation part each time."""
     checkpoint_every: Duration = Field(default=30.0, gt=0)
     """Wall time between checkpoints."""
