@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import treadle
+from treadle.spec.document import parse
 from treadle.spec.explain import file_location
 from treadle.spec.fields import Section
 from treadle.spec.load import json_schema, read, read_file
@@ -315,3 +317,12 @@ def test_every_field_says_what_it_means() -> None:
         return found
 
     assert undescribed(ProjectSpec, "") == []
+
+
+RECIPES = sorted((Path(treadle.__file__).parent / "recipes").glob("*/treadle.yaml"))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.parent.name)
+def test_every_recipe_is_right_by_spec_and_by_schema(file: Path) -> None:
+    assert isinstance(read_file(file), ProjectSpec)
+    jsonschema.Draft202012Validator(json_schema()).validate(parse(file.read_text(encoding="utf-8"), str(file)).value)
