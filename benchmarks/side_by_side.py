@@ -30,7 +30,8 @@ class Result:
 
 def measure(script: str, words: Sequence[str], threads: int) -> Result:
     """Run ``script`` with ``words`` in a fresh process, which prints one JSON object with "speed" as its last line."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+    environment = os.environ | quiet | {"OMP_NUM_THREADS": str(threads)}
     before, own = psutil.cpu_times(), psutil.Process().cpu_times()
     output = subprocess.run([sys.executable, script, *words], env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if output.returncode:
