@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tiny import write_project
 
 RUN = [sys.executable, "-m", "treadle", "run", "--json"]
