@@ -148,7 +148,7 @@ def main() -> None:
     from transformers import __version__ as transformers_version
 
     size = f"{SHAPE.parameters / 1e6:.1f}M parameters, 6 x 384, context 256, batch 32, vocabulary 4,096"
-    what = f"Training, {size}, {runtime.precision}, {runtime.threads} threads, median of {given.rounds} alternating rounds."
+    what = f"Training, {size}, {runtime.precision}, {runtime.threads} threads."
     print(heading(what, {"torch": torch.__version__, "transformers": transformers_version}))
     print(table(results))
 

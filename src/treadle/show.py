@@ -10,6 +10,7 @@ from treadle.core.project import Project
 from treadle.plan.show import comparison_lines
 from treadle.spec.units import format_count, format_size
 
+_SAMPLE_LINES = 8
 _METRICS = {
     "bits_per_byte": "lower is better", "loss": "nats per token", "perplexity": "exp(loss)",
     "accuracy": "share of tokens that were the likeliest",
@@ -72,7 +73,9 @@ def scorecard(card: Mapping[str, Any]) -> list[str]:
     for row in card["gate"]:
         lines.append(f"  gate: {row['metric']} {row['bound']}: {'passed' if row['passed'] else 'REFUSED'}")
     for sample in card["samples"]:
-        lines += ["  sample:", *(f"    | {line}" for line in (sample["prompt"] + "\u2038" + sample["text"]).splitlines())]
+        text = (sample["prompt"] + "\u2038" + sample["text"]).splitlines()
+        lines += ["  sample:", *(f"    | {line}" for line in text[:_SAMPLE_LINES])]
+        lines += [f"    ({len(text) - _SAMPLE_LINES} more lines in the scorecard)"] * (len(text) > _SAMPLE_LINES)
     return lines
 
 
