@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,23 @@ def test_keys_are_made_listed_and_revoked(project: Path):
 def test_serve_says_what_is_missing(tmp_path: Path):
     write_project(tmp_path)
     assert "treadle run" in treadle("serve", cwd=tmp_path, code=2).stderr
+
+
+def test_serve_says_where_in_one_json_document(project: Path):
+    words = [sys.executable, "-m", "treadle", "serve", "--json"]
+    process = subprocess.Popen(words, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        text = ""
+        while "}" not in text:
+            text += process.stdout.readline() or pytest.fail("the server ended before it was ready")
+        found = json.loads(text)
+        assert found["version"] == 1
+        with urllib.request.urlopen(found["url"] + "/healthz", timeout=10) as answer:
+            assert answer.status == 200
+    finally:
+        process.terminate()
+    assert process.wait(timeout=60) == 0
 
 
 def test_a_reader_that_goes_away_is_no_error(project: Path):

@@ -50,7 +50,7 @@ class _Output:
 
     def give(self, document: Mapping[str, Any], lines: Sequence[str] = ()) -> None:
         if self.as_json:
-            print(json.dumps(document, indent=2, default=str, ensure_ascii=False))
+            print(json.dumps(document, indent=2, default=str, ensure_ascii=False), flush=True)
         else:
             print("\n".join(lines))
 
@@ -128,8 +128,8 @@ def check(file: File = _HERE, set: Set = None, json: Json = False) -> None:
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of treadle.yaml, for editors."""
+def schema(json: Json = True) -> None:
+    """Print the JSON Schema of treadle.yaml, for editors. It is one JSON document in any case."""
     with _command(True) as output:
         output.give(_use("config").json_schema())
 
@@ -182,14 +182,13 @@ def rollback(
 def serve(
     file: File = _HERE, set: Set = None,
     host: Annotated[str | None, typer.Option(help="Address; any but loopback demands a key.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0: any free one.", min=0, max=65535)] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0: any free one.", min=0, max=65535)] = None, json: Json = False,
 ) -> None:
     """Serve the live version: an OpenAI-compatible API, and a page with feedback."""
-    with _command(False):
+    with _command(json) as output:
         project = _project(file, set)
         store = _use("artifacts").Store(project.store)
-        given = project.spec.serve
-        _use("serve").run_server(project, store, _ledger(project), host or given.host, given.port if port is None else port)
+        _use("serve").run_server(project, store, _ledger(project), host, port, output.give if json else None)
 
 
 @app.command()

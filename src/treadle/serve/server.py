@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -25,10 +26,16 @@ from treadle.store.ledger import Ledger
 _FLUSH = 5  # seconds that slow readers are given for the last of their answer
 
 
-def run_server(project: Project, store: Store, ledger: Ledger, host: str | None = None, port: int | None = None) -> None:
+Ready = Callable[[dict[str, str | int]], None]
+
+
+def run_server(
+    project: Project, store: Store, ledger: Ledger, host: str | None = None, port: int | None = None, ready: Ready | None = None
+) -> None:
     """Serve the live version until SIGTERM or SIGINT, then finish the answers under way. A second signal ends them.
 
-    ``host`` and ``port`` win over ``serve.host`` and ``serve.port``. Raises ``UserError`` where nothing is live, the address
+    ``host`` and ``port`` win over ``serve.host`` and ``serve.port``. ``ready`` hears name, version and url once requests are
+    answered. Raises ``UserError`` where nothing is live, the address
     cannot be listened on, or it can be reached from elsewhere and no key exists; ``ArtifactError`` for a damaged package.
     """
     settings = project.spec.serve
@@ -43,9 +50,15 @@ def run_server(project: Project, store: Store, ledger: Ledger, host: str | None 
         try:
             shown = f"[{host}]" if ":" in host else host
             where = f"http://{shown}:{listener.getsockname()[1]}"
-            greeting = f"Serving {project.spec.name} version {live.engine.version.number} at {where}"
+            number = live.engine.version.number
+
+            def greet() -> None:
+                say(f"Serving {project.spec.name} version {number} at {where}")
+                if ready:
+                    ready({"name": project.spec.name, "version": number, "url": where})
+
             config = configure(make_app(project, ledger, live, monitor, host))
-            _Server(config, live, settings.drain, greeting).run(sockets=[listener])
+            _Server(config, live, settings.drain, greet).run(sockets=[listener])
         finally:
             live.close()
     finally:
@@ -82,14 +95,14 @@ def listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn, stopped in two steps: first no new answers while those under way are finished, then the end."""
 
-    def __init__(self, config: uvicorn.Config, live: LiveModel, drain: float, greeting: str) -> None:
+    def __init__(self, config: uvicorn.Config, live: LiveModel, drain: float, greet: Callable[[], None]) -> None:
         super().__init__(config)
-        self._live, self._drain, self._greeting = live, drain, greeting
+        self._live, self._drain, self._greet = live, drain, greet
         self._deadline: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        say(self._greeting)
+        self._greet()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._live.draining:
