@@ -68,7 +68,8 @@ def postgres_server() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="treadle-postgres-", dir="/tmp"))
     as_user: list[str] = []
     if os.getuid() == 0:  # the server refuses to run as root
-        as_user = ["runuser", "-u", "postgres", "--"]
+        runuser = shutil.which("runuser", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        as_user = [runuser or lacking("runuser"), "-u", "postgres", "--"]
         shutil.chown(folder, "postgres")
     bin, data = Path(found).parent, folder / "data"
     with socket.socket() as probe:
