@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.core.project import Project
-from treadle.plan.show import comparison_lines
+from treadle.plan.show import comparison_lines, table
 from treadle.spec.units import format_count, format_size
 
 _SAMPLE_LINES = 8
@@ -29,7 +29,7 @@ def checked(project: Project, found: Mapping[str, Any]) -> list[str]:
 
 def derived(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each value with its reason."""
-    return _table([(f"  {row['key']}", str(row["value"]), row["reason"]) for row in rows])
+    return table([(str(row['key']), str(row["value"]), row["reason"]) for row in rows])
 
 
 def outcome(found: Mapping[str, Any], file: Path | None = None) -> list[str]:
@@ -66,10 +66,10 @@ def scorecard(card: Mapping[str, Any]) -> list[str]:
     size = f"{card['documents']} documents, {format_count(card['tokens'])} tokens, {format_size(card['bytes'])}"
     left = card["left_out"]["documents"]
     lines = [f"scorecard on the {card['part']} part ({size}{f'; {left} documents left out' if left else ''}), 95% intervals:"]
-    rows = [(f"  {name}", _figure(card["metrics"][name]), meaning) for name, meaning in _METRICS.items()]
+    rows = [(name, _figure(card["metrics"][name]), meaning) for name, meaning in _METRICS.items()]
     for name, figures in card["baselines"].items():
-        rows.append((f"  {name} baseline", _figure(figures["bits_per_byte"]), "bits_per_byte on the same bytes"))
-    lines += _table(rows)
+        rows.append((f"{name} baseline", _figure(figures["bits_per_byte"]), "bits_per_byte on the same bytes"))
+    lines += table(rows)
     for row in card["gate"]:
         lines.append(f"  gate: {row['metric']} {row['bound']}: {'passed' if row['passed'] else 'REFUSED'}")
     for sample in card["samples"]:
@@ -82,17 +82,12 @@ def scorecard(card: Mapping[str, Any]) -> list[str]:
 def package(found: Mapping[str, Any]) -> list[str]:
     """What was packed, beside what it was made from."""
     before, after = found["original"], found["package"]
-    rows = [("  ", "trained", found["quantize"]), ("  size", format_size(before["bytes"]), format_size(after["bytes"]))]
-    rows.append(("  tokens/s", f"{before['tokens_per_second']:.0f}", f"{after['tokens_per_second']:.0f}"))
-    rows.append(("  bits_per_byte", f"{before['bits_per_byte']:.4f}", f"{after['bits_per_byte']:.4f}"))
+    rows = [("", "trained", found["quantize"]), ("size", format_size(before["bytes"]), format_size(after["bytes"]))]
+    rows.append(("tokens/s", f"{before['tokens_per_second']:.0f}", f"{after['tokens_per_second']:.0f}"))
+    rows.append(("bits_per_byte", f"{before['bits_per_byte']:.4f}", f"{after['bits_per_byte']:.4f}"))
     drift = f"drift {found['drift']:+.2%}, {found['max_drift']:.2%} allowed"
-    return ["package:", *_table(rows), f"  {drift}"]
+    return ["package:", *table(rows), f"  {drift}"]
 
 
 def _figure(figure: Mapping[str, float]) -> str:
     return f"{figure['value']:.4g}  ({figure['low']:.4g} to {figure['high']:.4g})"
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
