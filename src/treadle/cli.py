@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import treadle
-from treadle.core.errors import TreadleError, UserError
+from treadle.core.errors import TreadleError
 
 # What each word needs, beside what stands above.
 _MODULES = {
@@ -141,8 +141,7 @@ def plan(file: File = _HERE, set: Set = None, json: Json = False) -> None:
         workshop = _workshop(file, set)
         made = _use("pipeline").plan(workshop)
         output.give(made.as_dict(), made.lines())
-        if not made.fits:
-            raise UserError("this will not fit", cure=made.cure)
+        made.check()
 
 
 @app.command()
@@ -152,8 +151,7 @@ def run(file: File = _HERE, set: Set = None, json: Json = False) -> None:
         workshop = _workshop(file, set)
         pipeline = _use("pipeline")
         made = pipeline.plan(workshop)
-        if not made.fits:
-            raise UserError("this will not fit:\n" + "\n".join(made.lines()), cure=made.cure)
+        made.check()
         outcome = pipeline.build(workshop, made).as_dict()
         output.give(outcome, _use("show").outcome(outcome, file))
 

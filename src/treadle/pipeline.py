@@ -53,6 +53,8 @@ class Outcome:
     scorecard: Mapping[str, Any] = field(default_factory=dict)
     package: Mapping[str, Any] = field(default_factory=dict)
     account: Mapping[str, Any] = field(default_factory=dict)
+    redacted: Mapping[str, int] = field(default_factory=dict)
+    """How many of each kind of secret and personal data were replaced in what was kept."""
     seconds: dict[str, float] = field(default_factory=dict)
     cached: list[str] = field(default_factory=list)
     """Stages whose artifact was there already, or begun by an earlier run: their time says nothing about the plan."""
@@ -81,7 +83,8 @@ class Outcome:
         conditions = [{"text": text, "holds": holds} for text, holds in self.decision.conditions] if self.decision else []
         return {
             "artifacts": self.artifacts, "scorecard": dict(self.scorecard), "package": dict(self.package),
-            "account": dict(self.account), "cached": self.cached, "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
+            "account": dict(self.account), "redacted": dict(self.redacted), "cached": self.cached,
+            "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
             "plan": dict(self.plan), "promoted": self.decision.promote if self.decision else None, "conditions": conditions,
             "version": self.version, "peak_memory": peak_memory(),
         }
@@ -97,7 +100,7 @@ def build(workshop: Workshop, plan: Plan) -> Outcome:
             corpus = workshop.keep(make_corpus(project, store))
             dataset = workshop.keep(make_dataset(project, store, corpus))
             made += [corpus, dataset]
-        outcome.account = corpus.counts["account"]
+        outcome.account, outcome.redacted = corpus.counts["account"], corpus.counts["redacted"]
         with outcome.timed("train") as made:
             model = workshop.keep(train_model(project, store, dataset, first_round(project, dataset)))
             made.append(model)
@@ -129,7 +132,7 @@ def improve(workshop: Workshop) -> Outcome:
             corpus = workshop.keep(feedback_corpus(project, store, ledger))
             answers = workshop.keep(feedback_dataset(project, store, corpus, base))
             made += [corpus, answers]
-        outcome.account = corpus.counts["account"]
+        outcome.account, outcome.redacted = corpus.counts["account"], corpus.counts["redacted"]
         with outcome.timed("train") as made:
             model = workshop.keep(train_model(project, store, dataset, improvement_round(project, base, dataset, answers)))
             made.append(model)

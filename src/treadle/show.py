@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.core.project import Project
+from treadle.data.account import account_lines
 from treadle.plan.show import comparison_lines, table
 from treadle.spec.units import format_count, format_size
 
@@ -36,7 +37,7 @@ def outcome(found: Mapping[str, Any], file: Path | None = None) -> list[str]:
     """What a run or a round of improvement made, measured and decided."""
     lines: list[str] = []
     if found.get("account"):
-        lines += ["", *account(found["account"])]
+        lines += ["", *data(found)]
     if found.get("scorecard"):
         lines += ["", *scorecard(found["scorecard"])]
     if found.get("package"):
@@ -52,13 +53,11 @@ def outcome(found: Mapping[str, Any], file: Path | None = None) -> list[str]:
     return lines[1:] if lines and not lines[0] else lines
 
 
-def account(found: Mapping[str, Any]) -> list[str]:
-    """in = kept + set aside, by reason."""
-    aside = found["set_aside"]
-    total = sum(aside.values())
-    lines = [f"data: {found['in']} records in = {found['kept']} kept + {total} set aside"]
-    width = max((len(reason) for reason in aside), default=0)
-    return lines + [f"  {reason:{width}}  {count:>6}" for reason, count in sorted(aside.items(), key=lambda item: -item[1])]
+def data(found: Mapping[str, Any]) -> list[str]:
+    """in = kept + set aside, by reason; and what was replaced in what was kept."""
+    first, *reasons = account_lines(found["account"])
+    redacted = ", ".join(f"{count} {kind}" for kind, count in found["redacted"].items())
+    return [f"data: {first}", *reasons, *([f"  replaced in the text: {redacted}"] if redacted else [])]
 
 
 def scorecard(card: Mapping[str, Any]) -> list[str]:

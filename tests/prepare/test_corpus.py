@@ -5,10 +5,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from treadle import show
 from treadle.core.errors import ArtifactError, SourceError
 from treadle.core.project import Project
 from treadle.data.record import read_records
-from treadle.prepare.corpus import account_lines, make_corpus, summary
+from treadle.prepare.corpus import make_corpus
 from treadle.store.artifacts import Artifact, Store
 
 Make = Callable[..., tuple[Project, Store]]
@@ -62,10 +63,10 @@ def test_in_is_kept_and_set_aside_by_reason(make_project: Make, texts: Path) -> 
     assert corpus.counts["bytes"] == sum(len(record.fields["text"].encode()) for record in records)
     own = {"pattern": "texts/**/*.txt", "licence": "MIT", "files": 6, "bytes": corpus.counts["bytes"]}
     assert corpus.counts["sources"] == [own]
-    lines = account_lines(account)
-    assert lines[0] == "15 in = 6 kept + 9 set aside"
-    assert "  1 binary" in lines
-    assert any("1 EMAIL" in line for line in summary(corpus))
+    lines = show.data(corpus.counts)
+    assert lines[0] == "data: 15 records in = 6 kept + 9 set aside"
+    assert ["binary", "1"] in [line.split() for line in lines]
+    assert "1 EMAIL" in lines[-1]
 
 
 def test_secrets_and_personal_data_are_replaced_set_aside_or_kept(make_project: Make, texts: Path) -> None:
@@ -161,7 +162,7 @@ def test_ids_do_not_depend_on_where_the_project_lies(
 def test_nothing_left_is_an_error_with_the_account(make_project: Make, texts: Path) -> None:
     (texts / "a.txt").write_bytes(b"\0")
     (texts / "b.txt").write_text("")
-    with pytest.raises(SourceError, match=r"nothing is left to learn from\n +2 in = 0 kept \+ 2 set aside"):
+    with pytest.raises(SourceError, match=r"nothing is left to learn from\n +2 records in = 0 kept \+ 2 set aside"):
         make_corpus(*make_project())
 
 

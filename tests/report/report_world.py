@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from treadle.core.project import Project, load_project
-from treadle.data.record import Account, Record, content_id, write_records, write_set_aside
+from treadle.data.account import Account
+from treadle.data.record import Record, content_id, write_records, write_set_aside
 from treadle.data.shards import Document, write_shard
 from treadle.store.artifacts import Store, write_json
 from treadle.store.ledger import Ledger

@@ -15,7 +15,7 @@ import torch
 
 from treadle.core.errors import GateRefused
 from treadle.core.machine import cores
-from treadle.core.progress import say, task
+from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.shards import END_ID, Shard
 from treadle.model.generate import generate, generation_threads
@@ -33,13 +33,12 @@ def compress_model(project: Project, store: Store, model: Artifact, scorecard: A
     settings = project.spec.compress
     config = settings.model_dump(mode="json")
     parents = (model.id, scorecard.id)
-    id = store.identify("package", parents, config, VERSION)
-    if store.has(id):
-        say(f"package: cached ({id})")
-        return store.open(id)
+    making = store.making("package", parents, config, VERSION, project.spec.seed)
+    if cached := making.cached():
+        return cached
     torch.set_num_threads(cores())
     original = load_model(model.path)
-    with store.create(id, parents=parents, config=config, version=VERSION, seed=project.spec.seed) as draft:
+    with making.draft() as draft:
         packed = load_model(model.path)
         if settings.quantize == "int8":
             quantize_modules(packed)
@@ -60,7 +59,7 @@ def compress_model(project: Project, store: Store, model: Artifact, scorecard: A
                 "original": _figures(model.path, speeds[0], before), "package": _figures(draft.path, speeds[1], after),
             }
         )
-    return store.open(id)
+    return making.open()
 
 
 def _bits_per_byte(model: LanguageModel, scorecard: Artifact, dataset: Artifact) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,22 +44,6 @@ class SetAside:
     """One short word for counting, such as ``binary``."""
     detail: str = ""
     id: str = ""
-
-
-@dataclass
-class Account:
-    """in = kept + set aside, by reason."""
-
-    entered: int = 0
-    kept: int = 0
-    set_aside: Counter[str] = field(default_factory=Counter)
-
-    def check(self) -> None:
-        assert self.entered == self.kept + sum(self.set_aside.values()), f"the account does not balance: {self}"
-
-    def as_dict(self) -> dict[str, Any]:
-        self.check()
-        return {"in": self.entered, "kept": self.kept, "set_aside": dict(sorted(self.set_aside.items()))}
 
 
 def content_id(fields: Mapping[str, str]) -> str:

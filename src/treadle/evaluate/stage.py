@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from treadle.core.machine import cores
-from treadle.core.progress import say, task
+from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.loader import Numbers
 from treadle.data.shards import END_ID, Shard
@@ -39,10 +39,9 @@ def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Art
     settings = project.spec.evaluate
     config = settings.model_dump(mode="json") | {"seed": project.spec.seed, "baselines": baselines}
     parents = (model.id, dataset.id)
-    id = store.identify("scorecard", parents, config, VERSION)
-    if store.has(id):
-        say(f"scorecard: cached ({id})")
-        return store.open(id)
+    making = store.making("scorecard", parents, config, VERSION, project.spec.seed)
+    if cached := making.cached():
+        return cached
     torch.set_num_threads(cores())
     shard = Shard(dataset.path, PART)
     chosen = choose_documents(shard, settings.max_tokens, project.spec.seed)
@@ -59,13 +58,13 @@ def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Art
         "gate": judge(settings, metrics) if baselines else [],
         "samples": _samples(network, load_tokenizer(model.path / "tokenizer.json"), settings, project.spec.seed),
     }
-    with store.create(id, parents=parents, config=config, version=VERSION, seed=project.spec.seed) as draft:
+    with making.draft() as draft:
         write_json(draft.path / "scorecard.json", card)
         table = {"id": [shard.ids[i] for i in chosen], "nats": scores.nats, "correct": scores.correct}
         table |= {"tokens": scores.tokens, "bytes": scores.bytes, "document": chosen}
         pq.write_table(pa.table(table), draft.path / "documents.parquet")
         draft.counts.update(card)
-    return store.open(id)
+    return making.open()
 
 
 def choose_documents(shard: Shard, max_tokens: int, seed: int) -> Numbers:

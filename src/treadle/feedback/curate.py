@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from treadle.core.errors import UserError
 from treadle.core.progress import say
 from treadle.core.project import Project
-from treadle.data.record import Account, Record, SetAside, content_id, read_records, write_records, write_set_aside
+from treadle.data.account import Account
+from treadle.data.record import Record, SetAside, content_id, read_records, write_records, write_set_aside
 from treadle.data.shards import END_ID, Document, write_shard
 from treadle.data.tokenizer import encode_all, load_tokenizer
 from treadle.store.artifacts import Artifact, Store
@@ -76,24 +77,25 @@ def feedback_corpus(project: Project, store: Store, ledger: Ledger) -> Artifact:
         message = f"{len(rows)} pieces of feedback, {len(records)} usable{f' ({reasons})' if reasons else ''}: {least} are needed"
         raise UserError(message, cure=cure)
     config = {"feedback": [row["id"] for row in rows], "records": [record.id for record in records]}
-    id = store.identify("corpus", (), config, CORPUS_VERSION)
-    if not store.has(id):
-        with store.create(id, parents=(), config=config, version=CORPUS_VERSION, seed=project.spec.seed) as draft:
-            write_records(draft.path / "records.parquet", records, ("prompt", "answer"))
-            write_set_aside(draft.path / "quarantine.parquet", aside)
-            size = sum(len(text.encode()) for record in records for text in record.fields.values())
-            answers = {"pattern": "users' feedback", "licence": LICENCE, "files": len(records), "bytes": size}
-            draft.counts.update({"account": account.as_dict(), "bytes": size, "redacted": {}, "sources": [answers]})
-    return store.open(id)
+    making = store.making("corpus", (), config, CORPUS_VERSION, project.spec.seed)
+    if cached := making.cached():
+        return cached
+    with making.draft() as draft:
+        write_records(draft.path / "records.parquet", records, ("prompt", "answer"))
+        write_set_aside(draft.path / "quarantine.parquet", aside)
+        size = sum(len(text.encode()) for record in records for text in record.fields.values())
+        answers = {"pattern": "users' feedback", "licence": LICENCE, "files": len(records), "bytes": size}
+        draft.counts.update({"account": account.as_dict(), "bytes": size, "redacted": {}, "sources": [answers]})
+    return making.open()
 
 
 def feedback_dataset(project: Project, store: Store, corpus: Artifact, base: Artifact) -> Artifact:
     """``corpus`` in the tokens of the version ``base``: prompts are read, answers are predicted. A prompt is in one part only."""
     holdout, seed = project.spec.improve.holdout, project.spec.seed
     config = {"holdout": holdout, "seed": seed, "tokenizer": base.id}
-    id = store.identify("dataset", (corpus.id,), config, DATASET_VERSION)
-    if store.has(id):
-        return store.open(id)
+    making = store.making("dataset", (corpus.id,), config, DATASET_VERSION, seed)
+    if cached := making.cached():
+        return cached
     records = list(read_records(corpus.path / "records.parquet"))
     parts: dict[str, list[Record]] = {"train": [], "validation": [], "test": []}
     for record in records:
@@ -103,13 +105,13 @@ def feedback_dataset(project: Project, store: Store, corpus: Artifact, base: Art
         message = f"{len(parts['test'])} of {len(records)} answers are held out (whole prompts are): {HELD_OUT_FLOOR} are needed"
         raise UserError(message, cure=cure)
     tokenizer = load_tokenizer(base.path / "tokenizer.json")
-    with store.create(id, parents=(corpus.id,), config=config, version=DATASET_VERSION, seed=seed) as draft:
+    with making.draft() as draft:
         tokenizer.save(str(draft.path / "tokenizer.json"))
         counts = {part: write_shard(draft.path, part, _documents(tokenizer, kept)) for part, kept in parts.items()}
         total = sum(c["bytes"] for c in counts.values()) / max(1, sum(c["tokens"] for c in counts.values()))
         draft.counts.update({"parts": counts, "vocabulary": tokenizer.get_vocab_size(), "bytes_per_token": total})
     say(f"feedback: {len(parts['train'])} answers to learn from, {len(parts['test'])} held out")
-    return store.open(id)
+    return making.open()
 
 
 def _documents(tokenizer: Tokenizer, records: Sequence[Record]) -> list[Document]:

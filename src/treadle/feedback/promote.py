@@ -30,9 +30,6 @@ class Decision:
         failed = [text for text, holds in self.conditions if not holds]
         return "; ".join(failed or [text for text, _ in self.conditions])
 
-    def lines(self) -> list[str]:
-        return [f"{'yes' if holds else ' NO'}  {text}" for text, holds in self.conditions]
-
 
 def decide_improvement(feedback: Change, feedback_before: float, old: Change, old_before: float, max_loss: float) -> Decision:
     """Better on held-out feedback by more than the interval, and on the old test part no worse than the share ``max_loss``.

@@ -22,7 +22,7 @@ from treadle.plan.show import plan_lines
 from treadle.plan.sources import DataSize, measure_data
 from treadle.plan.times import corrections, machine, stage_times, work_in_time
 from treadle.spec.shape import Shape
-from treadle.spec.units import format_size
+from treadle.spec.units import format_size, significant
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
@@ -280,4 +280,4 @@ def _existing(path: Path) -> Path:
 
 
 def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
+    return None if value is None else significant(value)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from treadle.core.errors import SourceError
-from treadle.core.progress import say, task
+from treadle.core.progress import task
 from treadle.core.project import Project
-from treadle.data.record import Account, Record, SetAside, write_records, write_set_aside
+from treadle.data.account import Account, account_lines
+from treadle.data.record import Record, SetAside, write_records, write_set_aside
 from treadle.data.sources.base import Place
 from treadle.data.sources.collect import collect
 from treadle.data.steps.dedupe import Clusters, exact_clusters, near_clusters
 from treadle.data.steps.generated import generated_note
 from treadle.data.steps.redact import redact
 from treadle.spec.data import Clean
-from treadle.spec.units import format_size
 from treadle.store.artifacts import Artifact, Store
 
 VERSION = 1
@@ -54,10 +54,9 @@ def make_corpus(project: Project, store: Store) -> Artifact:
         "sources": [source.model_dump() for source in data.sources], "clean": data.clean.model_dump(),
         "by": data.split.by, "field": name, "content": _fingerprint(collected, project),
     }
-    id = store.identify("corpus", [], config, VERSION)
-    if store.has(id):
-        say("corpus: cached")
-        return store.open(id)
+    making = store.making("corpus", [], config, VERSION, project.spec.seed)
+    if cached := making.cached():
+        return cached
     items = [item for part in collected for item in part]
     stock = Stock([i for i in items if isinstance(i, Record)], [i for i in items if isinstance(i, SetAside)])
     _clean(stock, data.clean, name)
@@ -67,22 +66,14 @@ def make_corpus(project: Project, store: Store) -> Artifact:
             "data.sources: nothing is left to learn from\n" + "\n".join(f"    {line}" for line in account_lines(account.as_dict())),
             cure="add sources, or loosen data.clean and the exclude globs",
         )
-    with store.create(id, parents=[], config=config, version=VERSION, seed=project.spec.seed) as draft:
+    with making.draft() as draft:
         write_records(draft.path / RECORDS, stock.kept, [name])
         write_set_aside(draft.path / QUARANTINE, stock.aside)
         draft.counts |= {
             "account": account.as_dict(), "bytes": sum(_size(record, name) for record in stock.kept),
             "redacted": dict(sorted(stock.redacted.items())), "sources": _source_counts(project, stock, name),
         }
-    return store.open(id)
-
-
-def account_lines(account: Mapping[str, Any]) -> list[str]:
-    """``in = kept + set aside``, and a line per reason, for people; ``account`` is ``Account.as_dict()``."""
-    aside: Mapping[str, int] = account["set_aside"]
-    lines = [f"{account['in']} in = {account['kept']} kept + {sum(aside.values())} set aside"]
-    width = len(str(max(aside.values(), default=0)))
-    return lines + [f"  {count:>{width}} {reason}" for reason, count in sorted(aside.items(), key=lambda pair: (-pair[1], pair[0]))]
+    return making.open()
 
 
 def _collect(project: Project, name: str) -> list[list[Record | SetAside]]:
@@ -182,11 +173,3 @@ def _source_counts(project: Project, stock: Stock, name: str) -> list[dict[str, 
 
 def _size(record: Record, name: str) -> int:
     return len(record.fields[name].encode("utf-8"))
-
-
-def summary(corpus: Artifact) -> list[str]:
-    """The corpus in a few lines for people."""
-    counts = corpus.counts
-    redacted = ", ".join(f"{count} {kind}" for kind, count in counts["redacted"].items())
-    lines = [*account_lines(counts["account"]), f"{format_size(counts['bytes'])} of text"]
-    return lines + ([f"replaced: {redacted}"] if redacted else [])

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from tokenizers import Tokenizer
 
 from treadle.core.errors import UserError
-from treadle.core.progress import say, task
+from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.record import Record, read_records
 from treadle.data.shards import END_ID, PARTS, Document, write_shard
@@ -39,15 +39,14 @@ def make_dataset(project: Project, store: Store, corpus: Artifact) -> Artifact:
     name, text = next(iter(project.spec.model.inputs.items()))
     split, seed = project.spec.data.split, project.spec.seed
     config = {"split": split.model_dump(), "seed": seed, "vocabulary": text.tokenizer.bpe, "field": name}
-    id = store.identify("dataset", [corpus.id], config, VERSION)
-    if store.has(id):
-        say("dataset: cached")
-        return store.open(id)
+    making = store.making("dataset", [corpus.id], config, VERSION, seed)
+    if cached := making.cached():
+        return cached
     parts: dict[str, list[Record]] = {part: [] for part in PARTS}
     for record in read_records(corpus.path / RECORDS):
         parts[part_of(record.group, seed, split)].append(record)
     _check(parts, split)
-    with store.create(id, parents=[corpus.id], config=config, version=VERSION, seed=seed) as draft:
+    with making.draft() as draft:
         tokenizer = _learn(parts["train"], name, text.tokenizer.bpe)
         tokenizer.save(str(draft.path / TOKENIZER), pretty=False)
         counts = {}
@@ -57,7 +56,7 @@ def make_dataset(project: Project, store: Store, corpus: Artifact) -> Artifact:
                 work.advance(len(records), part)
         tokens, size = (sum(count[of] for count in counts.values()) for of in ("tokens", "bytes"))
         draft.counts |= {"parts": counts, "vocabulary": tokenizer.get_vocab_size(), "bytes_per_token": round(size / tokens, 4)}
-    return store.open(id)
+    return making.open()
 
 
 def _check(parts: dict[str, list[Record]], split: Split) -> None:

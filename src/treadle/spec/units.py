@@ -124,6 +124,11 @@ def _exact(number: float) -> str:
     return str(int(number)) if number == int(number) and abs(number) < 2**53 else repr(float(number))
 
 
+def significant(value: float, digits: int = 4) -> float:
+    """Rounded to ``digits`` significant digits, for figures that people read."""
+    return float(f"{value:.{digits}g}")
+
+
 def format_duration(seconds: float) -> str:
     """``0.45 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min``, ``3 d 4 h``."""
     if seconds < 10:

@@ -25,6 +25,7 @@ import psutil
 
 from treadle.core.errors import ArtifactError, UserError, WorkError
 from treadle.core.machine import environment
+from treadle.core.progress import say
 
 MANIFEST = "manifest.json"
 KINDS = ("corpus", "dataset", "model", "scorecard", "package")
@@ -58,6 +59,36 @@ class Artifact:
         return dict(self.manifest["config"])
 
 
+@dataclass(frozen=True)
+class Making:
+    """One artifact to be: what it is made from, hence its id, and whether it is there already."""
+
+    store: Store
+    id: str
+    parents: tuple[str, ...]
+    config: Mapping[str, Any]
+    version: int
+    seed: int
+
+    def cached(self) -> Artifact | None:
+        """The artifact, where an earlier run made it."""
+        if not self.store.has(self.id):
+            return None
+        say(f"{self.id.partition('-')[0]}: cached ({self.id})")
+        return self.store.open(self.id)
+
+    @contextmanager
+    def draft(self) -> Iterator[Draft]:
+        """Make it: fill the draft inside the ``with``; a normal exit publishes it, an exception leaves nothing."""
+        with self.store.create(
+            self.id, parents=self.parents, config=self.config, version=self.version, seed=self.seed
+        ) as draft:
+            yield draft
+
+    def open(self) -> Artifact:
+        return self.store.open(self.id)
+
+
 @dataclass
 class Draft:
     """An artifact in the making: write files under ``path``, figures into ``counts``."""
@@ -77,6 +108,10 @@ class Store:
         assert kind in KINDS, kind
         text = json.dumps([kind, list(parents), config, version], sort_keys=True, ensure_ascii=False)
         return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def making(self, kind: str, parents: Sequence[str], config: Mapping[str, Any], version: int, seed: int) -> Making:
+        """What a stage is about to make, or made earlier of the same things."""
+        return Making(self, self.identify(kind, parents, config, version), tuple(parents), config, version, seed)
 
     def folder(self, id: str) -> Path:
         """Where ``id`` lies or would lie. Raises ``UserError`` for what is not an id."""

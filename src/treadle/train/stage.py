@@ -20,7 +20,7 @@ from treadle.data.shards import Shard
 from treadle.model.hub import load_model, save_model
 from treadle.model.model import LanguageModel, make_model
 from treadle.spec.train import Train
-from treadle.spec.units import Budget, format_count
+from treadle.spec.units import Budget, format_count, significant
 from treadle.store.artifacts import Artifact, Draft, Store
 from treadle.train.hooks import ProgressHook, TensorBoardHook
 from treadle.train.loop import Batches, Horizon, Loop, mean_loss
@@ -89,18 +89,17 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round)
     }
     for unimportant in ("checkpoint_every", "keep_checkpoints"):  # they change no weight
         config["train"].pop(unimportant)
-    id = store.identify("model", round.parents, config, VERSION)
-    if store.has(id):
-        say(f"model: cached ({id})")
-        return store.open(id)
+    making = store.making("model", round.parents, config, VERSION, spec.seed)
+    if cached := making.cached():
+        return cached
     say(f"training in {runtime.precision} on {runtime.threads} thread{'s' * (runtime.threads > 1)} ({runtime.reason})")
-    workspace = store.workspace(id)
+    workspace = store.workspace(making.id)
     counts = _run(project, round, dataset, runtime, workspace)
-    with store.create(id, parents=round.parents, config=config, version=VERSION, seed=spec.seed) as draft:
+    with making.draft() as draft:
         _write(draft, round.model, dataset, workspace)
         draft.counts.update(counts)
     shutil.rmtree(workspace)
-    return store.open(id)
+    return making.open()
 
 
 def _run(project: Project, round: Round, dataset: Artifact, runtime: Runtime, workspace: Path) -> dict[str, object]:
@@ -132,9 +131,9 @@ def _run(project: Project, round: Round, dataset: Artifact, runtime: Runtime, wo
         loop.history.close()
     speed = end.tokens / end.seconds
     return {
-        "steps": end.step, "tokens": end.tokens, "seconds": round_to(end.seconds), "loss": end.loss,
-        "validation_loss": end.validation_loss, "parameters": shape.parameters, "tokens_per_second": round_to(speed),
-        "flops_share": round_to(speed * shape.train_flops / peak), "matrix_peak": peak, "peak_memory": peak_memory(),
+        "steps": end.step, "tokens": end.tokens, "seconds": significant(end.seconds), "loss": end.loss,
+        "validation_loss": end.validation_loss, "parameters": shape.parameters, "tokens_per_second": significant(speed),
+        "flops_share": significant(speed * shape.train_flops / peak), "matrix_peak": peak, "peak_memory": peak_memory(),
         "budget": str(round.budget), "resumed_at": resumed, "shape": shape.as_dict(),
         "derived": [{"key": d.key, "value": str(d.value), "reason": d.reason} for d in project.resolved.reasons],
         "runtime": {
@@ -157,8 +156,3 @@ def _names(project: Project) -> tuple[str, str]:
 def _dropout(project: Project) -> float:
     trunk = project.spec.model.trunk.transformer
     return trunk.dropout if trunk else 0.0
-
-
-def round_to(value: float, digits: int = 4) -> float:
-    """Four significant digits, for manifests that people read."""
-    return float(f"{value:.{digits}g}")
