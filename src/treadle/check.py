@@ -8,6 +8,7 @@ from typing import Any
 from treadle.core.errors import SourceError
 from treadle.core.project import Project
 from treadle.data.sources.globs import glob_regex, parse_pattern, walk
+from treadle.spec.data import FilesSource, source_name
 
 
 def check_data(project: Project) -> dict[str, Any]:
@@ -15,6 +16,9 @@ def check_data(project: Project) -> dict[str, Any]:
     found, problems = [], []
     for number, source in enumerate(project.spec.data.sources):
         key = f"data.sources.{number}"
+        if not isinstance(source, FilesSource):
+            found.append({"files": source_name(source), "count": 0, "bytes": 0, "excluded": 0})
+            continue
         try:
             pattern = parse_pattern(source.files, project.folder, key)
         except SourceError as error:
@@ -34,4 +38,5 @@ def check_data(project: Project) -> dict[str, Any]:
     if problems:
         raise SourceError("\n".join(error.message for error in problems), cure="; ".join(error.cure for error in problems))
     derived = [{"key": d.key, "value": str(d.value), "reason": d.reason} for d in project.resolved.reasons]
-    return {"name": project.spec.name, "sources": found, "derived": derived, "parameters": project.resolved.shape.parameters}
+    shape = project.resolved.shape
+    return {"name": project.spec.name, "sources": found, "derived": derived, "parameters": shape.parameters if shape else None}

@@ -140,8 +140,9 @@ def plan(file: File = _HERE, set: Set = None, json: Json = False) -> None:
     with _command(json) as output:
         workshop = _workshop(file, set)
         made = _use("pipeline").plan(workshop)
-        output.give(made.as_dict(), made.lines())
-        made.check()
+        if made is not None:
+            output.give(made.as_dict(), made.lines())
+            made.check()
 
 
 @app.command()
@@ -151,7 +152,8 @@ def run(file: File = _HERE, set: Set = None, json: Json = False) -> None:
         workshop = _workshop(file, set)
         pipeline = _use("pipeline")
         made = pipeline.plan(workshop)
-        made.check()
+        if made is not None:
+            made.check()
         outcome = pipeline.build(workshop, made).as_dict()
         output.give(outcome, _use("show").outcome(outcome, file))
 

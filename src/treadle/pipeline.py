@@ -90,7 +90,7 @@ class Outcome:
         }
 
 
-def build(workshop: Workshop, plan: Plan) -> Outcome:
+def build(workshop: Workshop, plan: Plan | None) -> Outcome:
     """The loop's build half: prepare, train, evaluate, compress, and promote if better. Raises ``GateRefused`` if it is not good
     enough; what was made stays, and the ledger says what happened."""
     project, store = workshop.project, workshop.store
@@ -113,7 +113,8 @@ def build(workshop: Workshop, plan: Plan) -> Outcome:
             package = workshop.keep(compress_model(project, store, model, scorecard, dataset))
             made.append(package)
         outcome.package = package.counts
-        outcome.compare(plan)
+        if plan is not None:
+            outcome.compare(plan)
         outcome.version, outcome.decision = _go_live(workshop, package, scorecard, dataset)
         if outcome.decision and not outcome.decision.promote:
             raise GateRefused(f"not promoted: {outcome.decision.reason}", cure="the live version stays; change data or settings")
@@ -144,7 +145,7 @@ def improve(workshop: Workshop) -> Outcome:
         settings = project.spec
         gained = compare(new_cards[0], new_cards[1], settings.evaluate.resamples, settings.seed)
         kept = compare(cards[0], cards[1], settings.evaluate.resamples, settings.seed)
-        outcome.decision = decide_improvement(*gained, *kept, settings.improve.max_loss)
+        outcome.decision = decide_improvement(*gained, *kept, settings.improve.max_loss, cards[1].counts["measure"])
         if not outcome.decision.promote:
             cure = "the live version stays; collect more feedback, or see 'improve:' in treadle.yaml"
             raise GateRefused(f"not promoted: {outcome.decision.reason}", cure=cure)
@@ -164,8 +165,10 @@ def live_package(workshop: Workshop) -> Artifact:
     return workshop.store.open(live["package"])
 
 
-def plan(workshop: Workshop) -> Plan:
+def plan(workshop: Workshop) -> Plan | None:
     """What a run will take. Nothing is built."""
+    if workshop.project.resolved.shape is None:
+        return None
     return make_plan(workshop.project, workshop.store, workshop.ledger)
 
 
@@ -196,7 +199,7 @@ def _go_live(
         return ledger.promote(package.id, f"the model of version {live['version']}, packaged anew"), None
     earlier = workshop.keep(evaluate_model(project, store, base, dataset))
     change, before = compare(earlier, scorecard, project.spec.evaluate.resamples, project.spec.seed)
-    decision = decide_run(change, before, live["version"])
+    decision = decide_run(change, before, live["version"], scorecard.counts["measure"])
     version = ledger.promote(package.id, decision.reason) if decision.promote else int(live["version"])
     return version, decision
 

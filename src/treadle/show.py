@@ -24,7 +24,9 @@ def checked(project: Project, found: Mapping[str, Any]) -> list[str]:
     for source in found["sources"]:
         size = f"{source['count']} files, {format_size(source['bytes'])}"
         lines.append(f"  {source['files']}: {size} ({source['excluded']} excluded)")
-    size = f"model of {format_count(found['parameters'])} parameters; what follows from its depth:"
+    size = "settings:"
+    if found["parameters"]:
+        size = f"model of {format_count(found['parameters'])} parameters; what follows from its depth:"
     return [*lines, "", size, *derived(found["derived"])]
 
 
@@ -62,6 +64,27 @@ def data(found: Mapping[str, Any]) -> list[str]:
 
 def scorecard(card: Mapping[str, Any]) -> list[str]:
     """Figures with intervals, baselines, verdict and samples."""
+    return _heads(card) if card["kind"] == "records" else _language(card)
+
+
+def _heads(card: Mapping[str, Any]) -> list[str]:
+    lines = [f"scorecard on the {card['part']} part ({card['records']} records), 95% intervals:"]
+    for name, head in card["heads"].items():
+        baselines = head["baselines"]
+        unanswered = f", {head['unanswered']} without a known answer" if head["unanswered"] else ""
+        lines.append(f"  {name} ({head['kind']}{unanswered})")
+        rows = [("", "this model", *baselines)]
+        for metric, figure in head["metrics"].items():
+            rows.append((metric, _figure(figure), *(_figure(b[metric]) if metric in b else "" for b in baselines.values())))
+        lines += [f"  {line}" for line in table(rows)]
+    return lines + _gate_lines(card)
+
+
+def _gate_lines(card: Mapping[str, Any]) -> list[str]:
+    return [f"  gate: {row['metric']} {row['bound']}: {'passed' if row['passed'] else 'REFUSED'}" for row in card["gate"]]
+
+
+def _language(card: Mapping[str, Any]) -> list[str]:
     size = f"{card['documents']} documents, {format_count(card['tokens'])} tokens, {format_size(card['bytes'])}"
     left = card["left_out"]["documents"]
     lines = [f"scorecard on the {card['part']} part ({size}{f'; {left} documents left out' if left else ''}), 95% intervals:"]
@@ -69,8 +92,7 @@ def scorecard(card: Mapping[str, Any]) -> list[str]:
     for name, figures in card["baselines"].items():
         rows.append((f"{name} baseline", _figure(figures["bits_per_byte"]), "bits_per_byte on the same bytes"))
     lines += table(rows)
-    for row in card["gate"]:
-        lines.append(f"  gate: {row['metric']} {row['bound']}: {'passed' if row['passed'] else 'REFUSED'}")
+    lines += _gate_lines(card)
     for sample in card["samples"]:
         text = (sample["prompt"] + "\u2038" + sample["text"]).splitlines()
         lines += ["  sample:", *(f"    | {line}" for line in text[:_SAMPLE_LINES])]
@@ -82,8 +104,12 @@ def package(found: Mapping[str, Any]) -> list[str]:
     """What was packed, beside what it was made from."""
     before, after = found["original"], found["package"]
     rows = [("", "trained", found["quantize"]), ("size", format_size(before["bytes"]), format_size(after["bytes"]))]
-    rows.append(("tokens/s", f"{before['tokens_per_second']:.0f}", f"{after['tokens_per_second']:.0f}"))
-    rows.append(("bits_per_byte", f"{before['bits_per_byte']:.4f}", f"{after['bits_per_byte']:.4f}"))
+    for key, name, digits in (
+        ("tokens_per_second", "tokens/s", 0), ("records_per_second", "records/s", 0), ("bits_per_byte", "bits_per_byte", 4),
+        ("loss", "loss", 4),
+    ):
+        if key in before:
+            rows.append((name, f"{before[key]:.{digits}f}", f"{after[key]:.{digits}f}"))
     drift = f"drift {found['drift']:+.2%}, {found['max_drift']:.2%} allowed"
     return ["package:", *table(rows), f"  {drift}"]
 

@@ -10,7 +10,7 @@ from treadle.core.project import Project
 from treadle.data.record import read_records
 from treadle.data.shards import END_ID, PARTS, Shard
 from treadle.data.steps.dedupe import jaccard, shingles
-from treadle.data.tokenizer import decode, load_tokenizer, train_tokenizer
+from treadle.data.tokenizer import decode, load_tokenizer, make_tokenizer
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset, part_of
 from treadle.spec.data import Split
@@ -70,9 +70,9 @@ def test_tokenizer_learns_from_the_train_part_alone(make_project: Make, texts: P
     dataset = make_dataset(project, store, corpus)
     records = list(read_records(corpus.path / "records.parquet"))
     train = [r.fields["text"] for r in records if part_of(r.group, 0, project.spec.data.split) == "train"]
-    expected = train_tokenizer(train, 300)
+    expected = make_tokenizer(train, 300)
     assert load_tokenizer(dataset.path / "tokenizer.json").get_vocab() == expected.get_vocab()
-    assert expected.get_vocab() != train_tokenizer([r.fields["text"] for r in records], 300).get_vocab()
+    assert expected.get_vocab() != make_tokenizer([r.fields["text"] for r in records], 300).get_vocab()
 
 
 @pytest.mark.parametrize("dedupe", ["near", "exact", "none"])
@@ -129,7 +129,7 @@ def test_added_files_move_none(make_project: Make, texts: Path) -> None:
 def test_second_time_it_is_there_already(make_project: Make, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(texts)
     first = prepare(*make_project())
-    monkeypatch.setattr("treadle.prepare.dataset.train_tokenizer", None)
+    monkeypatch.setattr("treadle.prepare.dataset.make_tokenizer", None)
     assert prepare(*make_project()).manifest == first.manifest
 
 

@@ -63,7 +63,8 @@ EACH = [
     ("train: {lr: 1}", "6:9 train.lr: is not a known key", "say train.learning_rate"),
     ("serve:\n  prot: 1", "7:3 serve.prot: is not a known key", "did you mean 'port'?"),
     ("compress: {zzz: 1}", "6:12 compress.zzz: is not a known key", "allowed here: quantize, max_drift"),
-    ("evaluate: {gate: {bits: '<= 2'}}", "6:19 evaluate.gate.bits: is not a known key", "did you mean 'bits_per_byte'?"),
+    ("evaluate: {gate: {bits: '<= 2'}}", "6:25 evaluate.gate.bits: no head has the figure 'bits'; known: accuracy, bits_per_byte, loss, perplexity",
+     "give values that agree, or leave one out"),
     # wrong types and values
     ("seed: two", '6:7 seed: must be a whole number (is "two")', "write it without quotes, like 4"),
     ("seed: '2'", '6:7 seed: must be a whole number (is "2")', "write it without quotes, like 4"),
@@ -110,7 +111,8 @@ def test_each_kind_of_problem(text: str, said: str, cure: str) -> None:
 
 START = "start from one that 'treadle init' makes"
 FILES = (
-    "add 'files:' - Glob, relative to the project folder; ``**`` crosses folders, ``{stdlib}`` is this Python's standard library"
+    "add 'files:' - Glob, relative to the project folder; ``**`` crosses folders, ``{stdlib}`` is this Python's standard library, "
+    "``{data}`` the folder of the environment variable TREADLE_DATA"
 )
 
 
@@ -128,9 +130,25 @@ FILES = (
         (BASE.replace('"*.py"', '""'), '3:21 data.sources.0.files: must not be empty (is "")', "write something"),
         (BASE.replace('[{files: "*.py", licence: MIT}]', "[]"), "3:12 data.sources: needs at least 1, has 0 (is [])", "add one"),
         (BASE.replace("model:\n", "model:\n  inputs: {a: text, b: text}\n"),
-         '5:11 model.inputs: takes at most 1 (is {"a": "text", "b": "text"})', "leave the others out"),
+         "4:1 model.heads.next: next_token needs exactly one input of kind text", "give values that agree, or leave one out"),
+        (BASE.replace("model:\n", "model:\n  inputs: {a: txet}\n"),
+         '5:15 model.inputs.a: is not a kind of input (is "txet")', "did you mean 'text'?"),
+        (BASE.replace("model:\n", "model:\n  inputs: {a: {text: {}, number: {}}}\n"),
+         '5:15 model.inputs.a: must name one input, not text and number (is {"text": {}, "number": {}})',
+         "write it like 'age: number'"),
+        (BASE.replace("model:\n", "model:\n  inputs: {a: {tokenizer: {bpe: 3}}}\n"),
+         "5:33 model.inputs.a.tokenizer.bpe: must be at least 260 (is 3)", "give a larger one"),
+        (BASE.replace('{files: "*.py", licence: MIT}', '{table: a.csv, licence: MIT, delimter: ";"}'),
+         "3:42 data.sources.0.delimter: is not a known key", "did you mean 'delimiter'?"),
+        (BASE.replace("{transformer: {depth: 2}}", "conv")
+         .replace("model:\n", "model:\n  inputs: {a: number}\n  heads: {b: binary}\n"),
+         "5:15 model.inputs.a: trunk conv does not read number; mlp and transformer read all kinds",
+         "give values that agree, or leave one out"),
+        (BASE.replace("model:\n", "model:\n  inputs: {a: number}\n  heads: {a: binary}\n"),
+         "6:14 model.heads.a: the field 'a' is an input too, so the answer would be given away",
+         "give values that agree, or leave one out"),
         (BASE.replace("{transformer: {depth: 2}}", ""),
-         "5:3 model.trunk: name one trunk, like 'transformer: {depth: 4}' (is null)", "write it in that form"),
+         "5:3 model.trunk: must name one trunk (is null)", "write it like 'transformer: {depth: 4}'"),
         (BASE.replace('  sources: [{files: "*.py", licence: MIT}]\n', ""),
          "2:1 data.sources: is missing", "add 'sources:' - Where records come from, in order"),
         (BASE.replace("depth: 2", "depth: 2, width: 100, heads: 3"),

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from treadle.compress.network import package_network
 from treadle.core.errors import GateRefused
 from treadle.core.machine import cores
 from treadle.core.progress import task
@@ -30,8 +31,11 @@ VERSION = 1
 
 def compress_model(project: Project, store: Store, model: Artifact, scorecard: Artifact, dataset: Artifact) -> Artifact:
     """Package ``model`` as ``compress:`` says. Raises ``GateRefused`` where bits per byte rise by more than ``max_drift``."""
+    if dataset.counts.get("kind") == "records":
+        return package_network(project, store, model, scorecard, dataset)
     settings = project.spec.compress
-    config = settings.model_dump(mode="json")
+    quantize = settings.quantize or "int8"
+    config = settings.model_dump(mode="json") | {"quantize": quantize}
     parents = (model.id, scorecard.id)
     making = store.making("package", parents, config, VERSION, project.spec.seed)
     if cached := making.cached():
@@ -40,7 +44,7 @@ def compress_model(project: Project, store: Store, model: Artifact, scorecard: A
     original = load_model(model.path)
     with making.draft() as draft:
         packed = load_model(model.path)
-        if settings.quantize == "int8":
+        if quantize == "int8":
             quantize_modules(packed)
         save_model(packed, draft.path)
         shutil.copy(model.path / "tokenizer.json", draft.path)
@@ -50,12 +54,12 @@ def compress_model(project: Project, store: Store, model: Artifact, scorecard: A
         drift = after / before - 1
         if drift > settings.max_drift:
             cure = "raise compress.max_drift, or set compress.quantize: none"
-            message = f"{settings.quantize} weights raise bits per byte from {before:.4f} to {after:.4f}"
+            message = f"{quantize} weights raise bits per byte from {before:.4f} to {after:.4f}"
             raise GateRefused(f"{message}: {drift:+.2%}, more than {settings.max_drift:.2%}", cure=cure)
         speeds = _speeds(original, packed)
         draft.counts.update(
             {
-                "quantize": settings.quantize, "drift": drift, "max_drift": settings.max_drift,
+                "quantize": quantize, "drift": drift, "max_drift": settings.max_drift,
                 "original": _figures(model.path, speeds[0], before), "package": _figures(draft.path, speeds[1], after),
             }
         )

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = -100
 """Target of a position that carries no loss."""
 
+Tensors = dict[str, Tensor]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's examples. B examples of T positions."""
+    """One step's examples. B examples; T positions where an input is a sequence."""
 
-    inputs: dict[str, Tensor]
-    """Input's name -> (B, T) int64 token ids."""
-    targets: dict[str, Tensor]
-    """Head's name -> (B, T) int64, ``IGNORE`` where no loss is taken."""
+    inputs: Tensors
+    """Input's name -> (B, ...): ids int64 (B, T), numbers float32 (B,) with NaN where missing, images uint8 (B, H, W, C) and so on,
+    as the input's ``Layout`` says."""
+    targets: Tensors
+    """Head's name -> (B, ...): int64, ``IGNORE`` where no loss is taken, or float32, NaN where no loss is taken."""
+    lengths: Tensors = field(default_factory=dict)
+    """Name of an input or head whose examples differ in length -> (B,) int64; what stands behind is padding."""
 
     @property
     def size(self) -> int:
@@ -33,15 +40,30 @@ class Batch:
         """Equal parts along B, for gradient accumulation."""
         step = self.size // parts
         assert step * parts == self.size, f"{self.size} examples do not split into {parts}"
-
-        def cut(tensors: dict[str, Tensor], start: int) -> dict[str, Tensor]:
-            return {name: tensor[start : start + step] for name, tensor in tensors.items()}
-
-        starts = range(0, self.size, step)
-        return [Batch(cut(self.inputs, start), cut(self.targets, start)) for start in starts]
+        return [self._map(lambda tensor, at=start: tensor[at : at + step]) for start in range(0, self.size, step)]
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            {name: tensor.to(device) for name, tensor in self.inputs.items()},
-            {name: tensor.to(device) for name, tensor in self.targets.items()},
-        )
+        return self._map(lambda tensor: tensor.to(device))
+
+    def take(self, order: Tensor) -> Batch:
+        """The examples of ``order`` (B,), in that order."""
+        return self._map(lambda tensor: tensor[order])
+
+    def _map(self, change: Any) -> Batch:
+        parts = (self.inputs, self.targets, self.lengths)
+        return Batch(*({name: change(tensor) for name, tensor in part.items()} for part in parts))
+
+
+def join(first: Batch, second: Batch) -> Batch:
+    """``second``'s examples behind ``first``'s; shorter sequences are filled up, as their lengths say."""
+    parts = []
+    for one, two in ((first.inputs, second.inputs), (first.targets, second.targets), (first.lengths, second.lengths)):
+        parts.append({name: _stack(one[name], two[name]) for name in one})
+    return Batch(*parts)
+
+
+def _stack(one: Tensor, two: Tensor) -> Tensor:
+    if one.dim() > 1 and one.shape[1] != two.shape[1]:
+        longest = max(one.shape[1], two.shape[1])
+        one, two = (F.pad(t, (0, 0) * (t.dim() - 2) + (0, longest - t.shape[1])) for t in (one, two))
+    return torch.cat([one, two])

@@ -16,11 +16,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from treadle.core.batch import IGNORE, Batch
+from treadle.core.batch import IGNORE, Batch, join
 from treadle.core.errors import UserError
 from treadle.data.shards import Shard
 
 Numbers = npt.NDArray[np.int64]
+
+
+def _source(*key: int) -> np.random.Philox:
+    """Raw Philox words, which no numpy version changes."""
+    return np.random.Philox(np.random.SeedSequence(key[0], spawn_key=key[1:]))
+
+
+def permutation(seed: int, epoch: int, count: int, *more: int) -> Numbers:
+    """A random order of ``count`` things, a pure function of the arguments."""
+    return np.argsort(_source(seed, epoch, *more).random_raw(count), kind="stable").astype(np.int64)
 
 
 class Examples(ABC):
@@ -79,9 +89,9 @@ class Windows(Examples):
         )
 
     def _order(self, epoch: int) -> Numbers:
-        """First token of each window, in the order of their turn. Made from raw Philox words, which no numpy version changes."""
+        """First token of each window, in the order of their turn."""
         if epoch not in self._orders:
-            source = np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(epoch,)))
+            source = _source(self.seed, epoch)
             offset = int(source.random_raw()) % len(self.shard.tokens)
             order = np.argsort(source.random_raw(self.windows), kind="stable")
             while len(self._orders) >= 2:  # a batch may lie across two epochs
@@ -106,10 +116,6 @@ class Mixed(Examples):
             return self.second.rows(before)
         if not chosen.any():
             return self.first.rows(numbers - before)
-        one, two = self.first.rows((numbers - before)[~chosen]), self.second.rows(before[chosen])
-        # Joined, ``first``'s examples stand before ``second``'s; this puts them back in the order of their numbers.
-        back = torch.from_numpy(np.argsort(np.argsort(chosen, kind="stable"), kind="stable"))
-        return Batch(
-            {name: torch.cat([one.inputs[name], two.inputs[name]])[back] for name in one.inputs},
-            {name: torch.cat([one.targets[name], two.targets[name]])[back] for name in one.targets},
-        )
+        both = join(self.first.rows((numbers - before)[~chosen]), self.second.rows(before[chosen]))
+        # ``first``'s examples stand before ``second``'s; this puts them back in the order of their numbers.
+        return both.take(torch.from_numpy(np.argsort(np.argsort(chosen, kind="stable"), kind="stable")))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import BertWordPieceTokenizer, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from treadle.core.errors import ArtifactError, WorkError
+from treadle.core.errors import ArtifactError, UserError, WorkError
 from treadle.data.shards import END, END_ID
+from treadle.spec.inputs import Tokenizer as TokenizerSpec
 
 # No merge crosses these pieces: a word with the one sign or space before it; up to three digits; signs, with the space before
 # them; line ends with the indentation that follows; spaces before a line's end, or before a word less one. Joining signs with
@@ -39,6 +41,45 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return _checked(tokenizer)
+
+
+UNKNOWN = "<|unknown|>"
+UNKNOWN_ID = 1
+MASK = "<|mask|>"
+"""Stands where a token is hidden from a masked language model; the last id of a vocabulary that has it."""
+
+# Letters and digits, one Chinese, Japanese or Korean character, or one sign: what counts as a word.
+_WORD = r"[\p{Han}\p{Hiragana}\p{Katakana}]|[\p{L}\p{M}\p{N}_]+|[^\s\p{L}\p{M}\p{N}_]"
+
+
+def make_tokenizer(texts: Iterable[str], wanted: TokenizerSpec) -> Tokenizer:
+    """A tokenizer of the kind and size that ``wanted`` says, learned from ``texts``. The end mark is id 0 in each; of words and
+    characters that are not known, id 1 stands for all."""
+    if not (wanted.words or wanted.characters):
+        return train_tokenizer(texts, wanted.size)
+    pattern, behaviour = (_WORD, "removed") if wanted.words else (r"(?s:.)", "isolated")
+    split = pre_tokenizers.Split(Regex(pattern), behaviour, invert=bool(wanted.words))
+    counts = Counter(piece for text in texts for piece, _ in split.pre_tokenize_str(text))
+    kept = sorted(counts, key=lambda piece: (-counts[piece], piece))[: wanted.size - 2]
+    ids = {piece: id for id, piece in enumerate([END, UNKNOWN, *kept])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = split
+    if wanted.characters:
+        tokenizer.decoder = decoders.Fuse()
+    return _checked(tokenizer)
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json as it is, or the vocab.txt of an uncased BERT. Raises ``UserError``."""
+    if not path.is_file():
+        raise UserError(f"there is no tokenizer at {path}", cure="mend tokenizer.file, which starts at the project folder")
+    try:
+        if path.suffix == ".txt":
+            bert: Tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)._tokenizer
+            return bert
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{path} is no tokenizer: {error}", cure="give a tokenizer.json or a BERT's vocab.txt") from None
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from treadle.data.shards import END_ID, Shard
 from treadle.data.tokenizer import decode, load_tokenizer
 from treadle.evaluate.baselines import NGram, compressed_nats
 from treadle.evaluate.metrics import Figure, Floats, Scores, bits_per_byte, figures, weights
+from treadle.evaluate.records import evaluate_records
 from treadle.model.generate import generate
 from treadle.model.hub import load_model
 from treadle.model.model import LanguageModel
@@ -27,7 +29,7 @@ from treadle.model.score import score_documents
 from treadle.spec.stages import Evaluate
 from treadle.store.artifacts import Artifact, Store, write_json
 
-VERSION = 1
+VERSION = 2
 PART = "test"
 
 
@@ -36,6 +38,8 @@ def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Art
 
     Without ``baselines``, as on users' answers, there is no verdict either: the gate's bounds are for the project's test part.
     """
+    if dataset.counts.get("kind") == "records":
+        return evaluate_records(project, store, model, dataset, baselines=baselines)
     settings = project.spec.evaluate
     config = settings.model_dump(mode="json") | {"seed": project.spec.seed, "baselines": baselines}
     parents = (model.id, dataset.id)
@@ -50,6 +54,7 @@ def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Art
     drawn = weights(len(chosen), settings.resamples, project.spec.seed)
     metrics = figures(scores, drawn)
     card: dict[str, Any] = {
+        "kind": "language", "measure": "bits per byte",
         "model": model.id, "dataset": dataset.id, "part": PART, "documents": len(chosen),
         "tokens": int(scores.tokens.sum()), "bytes": int(scores.bytes.sum()),
         "left_out": {"documents": len(shard) - len(chosen), "tokens": len(shard.tokens) - int(shard_tokens(shard, chosen).sum())},
@@ -61,6 +66,7 @@ def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Art
     with making.draft() as draft:
         write_json(draft.path / "scorecard.json", card)
         table = {"id": [shard.ids[i] for i in chosen], "nats": scores.nats, "correct": scores.correct}
+        table |= {"loss": scores.nats / math.log(2), "size": scores.bytes}
         table |= {"tokens": scores.tokens, "bytes": scores.bytes, "document": chosen}
         pq.write_table(pa.table(table), draft.path / "documents.parquet")
         draft.counts.update(card)

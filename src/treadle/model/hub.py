@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from treadle.core.errors import ArtifactError
-from treadle.model.layers.quantized import _Int8Rows, quantize_modules
+from treadle.model.layers.quantized import Int8Rows, quantize_modules
 from treadle.model.model import LanguageModel
 from treadle.spec.shape import Shape
 
@@ -29,7 +29,7 @@ def save_model(model: LanguageModel, folder: Path, end: int = 0, end_text: str =
     ``end``: id of the token that ends a text, which also starts one.
     """
     shape = model.shape
-    quantized = any(isinstance(module, _Int8Rows) for module in model.modules())
+    quantized = any(isinstance(module, Int8Rows) for module in model.modules())
     config = _config(shape, end) | ({"quantization_config": {"quant_method": INT8}} if quantized else {})
     tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end_text, "eos_token": end_text,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from treadle.core.batch import Batch
+from treadle.core.batch import IGNORE, Batch
 from treadle.model.heads.next_token import NextToken
 from treadle.model.inputs.text import TextInput
 from treadle.model.layers.attention import LayerCache
@@ -42,6 +42,10 @@ class LanguageModel(nn.Module):
     def logits(self, tokens: Tensor) -> Tensor:
         """tokens (B, T) -> (B, T, V): scores of what follows each position."""
         return self.scores(self.hidden(tokens))
+
+    def terms(self, batch: Batch) -> int:
+        """Predicted tokens: what the loss is a mean of."""
+        return int((batch.targets[self.head] != IGNORE).sum())
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss in nats per predicted token."""

@@ -79,7 +79,7 @@ class Calibration:
 def calibrate(project: Project, folder: Path) -> Calibration:
     """The calibration for ``project``, from ``folder``/calibration.json where it was measured before. The caller has made sure that
     a training step fits into memory."""
-    spec, shape, batch = project.spec, project.resolved.shape, project.resolved.batch
+    spec, shape, batch = project.spec, project.resolved.language, project.resolved.batch
     trunk = spec.model.trunk.transformer
     assert trunk is not None
     runtime = choose_runtime(spec.train.precision, spec.train.threads)

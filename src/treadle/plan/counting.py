@@ -136,7 +136,7 @@ def cure_for_memory(spec: ProjectSpec, limit: int, fits: Callable[[Shape, int], 
     """The mildest change of treadle.yaml after which all stages fit into ``limit`` bytes: smaller parts of a batch (which changes
     no result), then a smaller depth, then a shorter context. ``fits`` says so of a shape and the sequences computed at once."""
     resolved = derive(spec)
-    shape, batch = resolved.shape, resolved.batch
+    shape, batch = resolved.language, resolved.batch
     assert spec.model.trunk.transformer is not None
     if fits(shape, 1):
         parts = next(n for n in _divisors(batch) if n > spec.train.accumulate and fits(shape, batch // n))
@@ -170,4 +170,4 @@ def _with_depth(spec: ProjectSpec, depth: int) -> tuple[Shape, int] | None:
         resolved = derive(changed)
     except ValueError:
         return None
-    return resolved.shape, resolved.batch
+    return resolved.language, resolved.batch

@@ -126,13 +126,14 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
     spec, resolved = project.spec, project.resolved
     data = measure_data(project, store)
     runtime = choose_runtime(spec.train.precision, spec.train.threads)
-    memory = _memory(project, data, runtime.precision, resolved.shape, resolved.batch // spec.train.accumulate)
+    memory = _memory(project, data, runtime.precision, resolved.language, resolved.batch // spec.train.accumulate)
     limit, limit_source = _memory_limit(project, runtime.device)
-    disk = counting.disk_bytes(resolved.shape, data.text, data.tokens, spec.train.keep_checkpoints, spec.compress.quantize)
+    quantize = spec.compress.quantize or "int8"
+    disk = counting.disk_bytes(resolved.language, data.text, data.tokens, spec.train.keep_checkpoints, quantize)
     disk_free = shutil.disk_usage(_existing(store.root)).free
     verdict, cure = _verdict(project, data, runtime.precision, memory, limit, sum(disk.values()), disk_free)
     calibration = None if verdict else calibrate(project, store.root)
-    work = counting.count_work(resolved.shape, resolved.batch, resolved.budget, data.train)
+    work = counting.count_work(resolved.language, resolved.batch, resolved.budget, data.train)
     times: dict[str, tuple[float, str]] = {}
     if calibration:
         work = work or work_in_time(project, data, calibration)
@@ -142,7 +143,7 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
     hours = sum(s.seconds or 0.0 for s in stages) / 3600
     energy = hours * spec.plan.power / 1000
     return Plan(
-        spec.name, resolved.shape.as_dict(), resolved.shape.parameters, str(resolved.budget), resolved.batch,
+        spec.name, resolved.language.as_dict(), resolved.language.parameters, str(resolved.budget), resolved.batch,
         resolved.tokens_per_step, data, work, stages, disk, limit, limit_source, disk_free, not verdict,
         verdict or f"fits: {format_size(max(m.total for m in memory.values()))} of {format_size(limit)} memory", cure,
         energy if times else None, hours * spec.plan.price + energy * spec.plan.energy_price if times else None,
@@ -258,7 +259,7 @@ def _notes(project: Project, data: DataSize, work: Work | None, calibration: Cal
             "of a busy machine, and are measured again at the next plan"
         )
     if work:
-        ratio = work.tokens / project.resolved.shape.parameters
+        ratio = work.tokens / project.resolved.language.parameters
         if ratio < 5:
             notes.append(
                 f"{ratio:.2g} tokens per parameter: about 20 is the best use of compute (Hoffmann et al. 2022); a smaller depth "

@@ -10,6 +10,7 @@ from pathlib import Path
 from treadle.core.errors import SourceError
 from treadle.core.project import Project
 from treadle.data.sources.globs import glob_regex, parse_pattern, walk
+from treadle.spec.data import FilesSource, source_name
 from treadle.store.artifacts import Store
 
 KEPT_SHARE = 0.9
@@ -46,7 +47,7 @@ class DataSize:
 def measure_data(project: Project, store: Store) -> DataSize:
     """Size of the project's data. Raises ``SourceError`` where a source names nothing."""
     files, size = _count_files(project)
-    split, vocabulary = project.spec.data.split, project.resolved.shape.vocabulary
+    split, vocabulary = project.spec.data.split, project.resolved.language.vocabulary
     earlier = _earlier(project, store)
     if earlier:
         kept, rate, parts, source = earlier
@@ -73,6 +74,8 @@ def _count_files(project: Project) -> tuple[int, int]:
     files = size = 0
     for number, source in enumerate(project.spec.data.sources):
         key = f"data.sources.{number}"
+        if not isinstance(source, FilesSource):
+            continue
         excluded = [glob_regex(glob) for globs in source.exclude.values() for glob in globs]
         matched = 0
         for found in walk(parse_pattern(source.files, project.folder, key)):
@@ -96,15 +99,15 @@ def _earlier(project: Project, store: Store) -> tuple[float, float, dict[str, fl
     """Share kept, bytes per token and shares of the split from the newest dataset of the same sources and vocabulary."""
     manifests = {manifest["id"]: manifest for manifest in store.all()}
     sources = project.spec.data.sources
-    unread = {"too long", *(reason for source in sources for reason in source.exclude)}
+    unread = {"too long", *(reason for source in sources for reason in getattr(source, "exclude", ()))}
     for dataset in reversed([m for m in manifests.values() if m["kind"] == "dataset"]):
         corpus = manifests.get(dataset["parents"][0]) if dataset["parents"] else None
-        if not corpus or [source["pattern"] for source in corpus["counts"]["sources"]] != [source.files for source in sources]:
+        if not corpus or [source["pattern"] for source in corpus["counts"]["sources"]] != list(map(source_name, sources)):
             continue
         counts, account = dataset["counts"], corpus["counts"]["account"]
         total = sum(part["tokens"] for part in counts["parts"].values())
         read = account["in"] - sum(count for reason, count in account["set_aside"].items() if reason in unread)
-        if counts["vocabulary"] != project.resolved.shape.vocabulary or not total or not read:
+        if counts["vocabulary"] != project.resolved.language.vocabulary or not total or not read:
             continue
         parts = {name: part["tokens"] / total for name, part in counts["parts"].items()}
         return account["kept"] / read, counts["bytes_per_token"], parts, f"as measured in {dataset['id']}"

@@ -36,7 +36,7 @@ def work_in_time(project: Project, data: DataSize, calibration: Calibration) -> 
     spec, resolved = project.spec, project.resolved
     inside = (_validations(project) - 1) * _validation_seconds(project, data, calibration)
     left = Budget(max(resolved.budget.amount - inside, calibration.step_seconds), "seconds")
-    work = count_work(resolved.shape, resolved.batch, left, data.train, calibration.step_seconds)
+    work = count_work(resolved.language, resolved.batch, left, data.train, calibration.step_seconds)
     assert work is not None, spec.name
     return work
 
@@ -52,7 +52,7 @@ def _validation_seconds(project: Project, data: DataSize, calibration: Calibrati
 
 def stage_times(project: Project, data: DataSize, calibration: Calibration, work: Work) -> dict[str, tuple[float, str]]:
     """Seconds of each stage, and what they are made of."""
-    spec, shape = project.spec, project.resolved.shape
+    spec, shape = project.spec, project.resolved.language
     validation = _validation_seconds(project, data, calibration)
     checkpoint = 12 * shape.parameters / _DISK_RATE
     if project.resolved.budget.unit == "seconds":

@@ -8,20 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
+
 from treadle.core.errors import SourceError
 from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.account import Account, account_lines
+from treadle.data.fields.text import TextField
 from treadle.data.record import Record, SetAside, write_records, write_set_aside
+from treadle.data.schema import Schema
 from treadle.data.sources.base import Place
 from treadle.data.sources.collect import collect
 from treadle.data.steps.dedupe import Clusters, exact_clusters, near_clusters
 from treadle.data.steps.generated import generated_note
 from treadle.data.steps.redact import redact
-from treadle.spec.data import Clean
+from treadle.spec.data import Clean, source_name
 from treadle.store.artifacts import Artifact, Store
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same sources and settings give another corpus."""
 
 RECORDS = "records.parquet"
@@ -48,18 +52,21 @@ def make_corpus(project: Project, store: Store) -> Artifact:
 
     Raises ``SourceError`` where a source names nothing, or where nothing is left to learn from.
     """
-    data, name = project.spec.data, next(iter(project.spec.model.inputs))
-    collected = _collect(project, name)
+    data, model = project.spec.data, project.spec.model
+    schema = None if model.predicts_text else Schema(model)
+    kind = Running(next(iter(model.inputs))) if schema is None else Rows(schema)
+    collected = _collect(project, schema)
     config = {
         "sources": [source.model_dump() for source in data.sources], "clean": data.clean.model_dump(),
-        "by": data.split.by, "field": name, "content": _fingerprint(collected, project),
+        "by": data.split.by, "fields": {name: str(type) for name, type in kind.types.items()},
+        "content": _fingerprint(collected, project),
     }
     making = store.making("corpus", [], config, VERSION, project.spec.seed)
     if cached := making.cached():
         return cached
     items = [item for part in collected for item in part]
     stock = Stock([i for i in items if isinstance(i, Record)], [i for i in items if isinstance(i, SetAside)])
-    _clean(stock, data.clean, name)
+    _clean(stock, data.clean, kind)
     account = Account(len(items), len(stock.kept), Counter(item.reason for item in stock.aside))
     if not stock.kept:
         raise SourceError(
@@ -67,24 +74,45 @@ def make_corpus(project: Project, store: Store) -> Artifact:
             cure="add sources, or loosen data.clean and the exclude globs",
         )
     with making.draft() as draft:
-        write_records(draft.path / RECORDS, stock.kept, [name])
+        write_records(draft.path / RECORDS, stock.kept, kind.types)
         write_set_aside(draft.path / QUARANTINE, stock.aside)
         draft.counts |= {
-            "account": account.as_dict(), "bytes": sum(_size(record, name) for record in stock.kept),
-            "redacted": dict(sorted(stock.redacted.items())), "sources": _source_counts(project, stock, name),
+            "account": account.as_dict(), "bytes": sum(_size(record) for record in stock.kept),
+            "redacted": dict(sorted(stock.redacted.items())), "sources": _source_counts(project, stock),
         }
     return making.open()
 
 
-def _collect(project: Project, name: str) -> list[list[Record | SetAside]]:
+class Running:
+    """Running text in one field: all cleaning is for it."""
+
+    running = True
+
+    def __init__(self, name: str) -> None:
+        self.texts = (name,)
+        self.types = {name: pa.string()}
+
+
+class Rows:
+    """Records with answers: texts among their fields are redacted; copies may be two cases, so they stay unless asked."""
+
+    running = False
+
+    def __init__(self, schema: Schema) -> None:
+        self.types = schema.arrow
+        texts = [column for field in schema.inputs.values() if isinstance(field, TextField) for column in field.columns]
+        self.texts = tuple(texts)
+
+
+def _collect(project: Project, schema: Schema | None) -> list[list[Record | SetAside]]:
     """What each source gives, in order."""
-    data = project.spec.data
+    data, name = project.spec.data, next(iter(project.spec.model.inputs))
     with task("collecting", total=len(data.sources), unit="sources") as work:
         found = []
         for number, source in enumerate(data.sources):
-            place = Place(project.folder, f"data.sources.{number}", name, data.clean.max_size, data.split.by)
+            place = Place(project.folder, f"data.sources.{number}", name, data.clean.max_size, data.split.by, schema)
             found.append(list(collect(source, place)))
-            work.advance(1, source.files)
+            work.advance(1, source_name(source))
     return found
 
 
@@ -96,23 +124,44 @@ def _fingerprint(collected: Sequence[Sequence[Record | SetAside]], project: Proj
         for item in items:
             if isinstance(item, Record):
                 digest.update(f"{item.source}\0{item.id}\n".encode())
-            elif item.reason not in source.exclude:
+            elif item.reason not in getattr(source, "exclude", ()):
                 digest.update(f"{item.source}\0{item.reason}\0{item.detail}\n".encode())
     return digest.hexdigest()
 
 
-def _clean(stock: Stock, clean: Clean, name: str) -> None:
+def _clean(stock: Stock, clean: Clean, kind: Running | Rows) -> None:
     """Every step in turn. Redaction comes before the search for copies, which would else differ in an address alone."""
-    stock.sieve([_too_short(record, clean.min_size, name) for record in stock.kept])
-    if clean.generated == "drop":
-        notes = [generated_note(record.fields[name]) for record in stock.kept]
+    if kind.running:
+        stock.sieve([_too_short(record, clean.min_size) for record in stock.kept])
+    if kind.running and clean.generated == "drop":
+        notes = [generated_note(record.fields[kind.texts[0]]) for record in stock.kept]
         stock.sieve([("generated", note) if note else None for note in notes])
-    _redact(stock, clean, name)
-    _dedupe(stock, clean, name)
+    for name in kind.texts:
+        _redact(stock, clean, name)
+    wanted = clean.dedupe or ("near" if kind.running else "none")
+    if kind.running:
+        _dedupe(stock, clean, wanted, kind.texts[0])
+    else:
+        _part_leaks(stock)
+        if wanted != "none":
+            _keep_first(stock, exact_clusters(record.id for record in stock.kept), "exact duplicate")
+        if wanted == "near" and kind.texts:
+            texts = [" ".join(str(record.fields[name]) for name in kind.texts) for record in stock.kept]
+            _keep_first(stock, near_clusters(texts, clean.similarity), "near duplicate")
 
 
-def _too_short(record: Record, least: int, name: str) -> tuple[str, str] | None:
-    size = _size(record, name)
+def _part_leaks(stock: Stock) -> None:
+    """Set aside what is given to be trained on and stands in a held-out part too: it would be known already."""
+    def whole(record: Record) -> str:  # columns that the model does not read tell two cases apart
+        return str(record.meta.get("row", record.id))
+
+    held_out = {whole(record): record.source for record in stock.kept if record.meta.get("part") in ("test", "validation")}
+    found = [held_out.get(whole(record)) if record.meta.get("part") == "train" else None for record in stock.kept]
+    stock.sieve([("also held out", f"as {source}") if source else None for source in found])
+
+
+def _too_short(record: Record, least: int) -> tuple[str, str] | None:
+    size = _size(record)
     return ("too short", f"{size} bytes") if size < least else None
 
 
@@ -134,14 +183,14 @@ def _redact(stock: Stock, clean: Clean, name: str) -> None:
                 stock.redacted += kinds
 
 
-def _dedupe(stock: Stock, clean: Clean, name: str) -> None:
+def _dedupe(stock: Stock, clean: Clean, wanted: str, name: str) -> None:
     """Set aside copies of an earlier record; near-copies that stay are given one group, so that no split parts them."""
-    if clean.dedupe != "none":
+    if wanted != "none":
         _keep_first(stock, exact_clusters(record.fields[name] for record in stock.kept), "exact duplicate")
     texts = [record.fields[name] for record in stock.kept]
     with task("comparing", total=sum(map(len, texts)), unit="characters") as work:
         near = near_clusters(texts, clean.similarity, work.advance)
-    if clean.dedupe == "near":
+    if wanted == "near":
         _keep_first(stock, near, "near duplicate")
     else:
         stock.kept = _one_group(stock.kept, near)
@@ -162,14 +211,26 @@ def _one_group(records: Sequence[Record], clusters: Clusters) -> list[Record]:
     return [replace(record, group=names[joined.first(place[record.group])]) for record in records]
 
 
-def _source_counts(project: Project, stock: Stock, name: str) -> list[dict[str, Any]]:
+def _source_counts(project: Project, stock: Stock) -> list[dict[str, Any]]:
     counts = []
     for source in project.spec.data.sources:
-        own = [record for record in stock.kept if record.meta["pattern"] == source.files]
-        size = sum(_size(record, name) for record in own)
-        counts.append({"pattern": source.files, "licence": source.licence, "files": len(own), "bytes": size})
+        name = source_name(source)
+        own = [record for record in stock.kept if record.meta["pattern"] == name]
+        size = sum(_size(record) for record in own)
+        counts.append({"pattern": name, "licence": source.licence, "files": len(own), "bytes": size})
     return counts
 
 
-def _size(record: Record, name: str) -> int:
-    return len(record.fields[name].encode("utf-8"))
+def _size(record: Record) -> int:
+    """Bytes of its content: of texts and files as they are, eight for anything else."""
+    return sum(_bytes(value) for value in record.fields.values())
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value.encode("utf-8"))
+    if isinstance(value, dict):
+        return sum(map(_bytes, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(_bytes, value))
+    return len(value) if isinstance(value, bytes) else 8

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from treadle.core.errors import UserError
-from treadle.core.progress import task
+from treadle.core.progress import say, task
 from treadle.core.project import Project
+from treadle.data.columns import save_column
 from treadle.data.record import Record, read_records
+from treadle.data.schema import Schema
 from treadle.data.shards import END_ID, PARTS, Document, write_shard
-from treadle.data.tokenizer import encode_all, train_tokenizer
+from treadle.data.tokenizer import encode_all, make_tokenizer
 from treadle.prepare.corpus import RECORDS
 from treadle.spec.data import Split
+from treadle.spec.inputs import Tokenizer as TokenizerSpec
 from treadle.store.artifacts import Artifact, Store
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same corpus and settings give another dataset."""
 
 TOKENIZER = "tokenizer.json"
@@ -36,18 +44,17 @@ def make_dataset(project: Project, store: Store, corpus: Artifact) -> Artifact:
 
     Raises ``UserError`` where a part would be empty.
     """
-    name, text = next(iter(project.spec.model.inputs.items()))
+    if not project.spec.model.predicts_text:
+        return make_table(project, store, corpus)
+    name, text = next(iter(project.spec.model.inputs)), project.spec.model.text
     split, seed = project.spec.data.split, project.spec.seed
-    config = {"split": split.model_dump(), "seed": seed, "vocabulary": text.tokenizer.bpe, "field": name}
+    config = {"split": split.model_dump(), "seed": seed, "tokenizer": text.tokenizer.model_dump(), "field": name}
     making = store.making("dataset", [corpus.id], config, VERSION, seed)
     if cached := making.cached():
         return cached
-    parts: dict[str, list[Record]] = {part: [] for part in PARTS}
-    for record in read_records(corpus.path / RECORDS):
-        parts[part_of(record.group, seed, split)].append(record)
-    _check(parts, split)
+    parts = split_records(read_records(corpus.path / RECORDS), seed, split)
     with making.draft() as draft:
-        tokenizer = _learn(parts["train"], name, text.tokenizer.bpe)
+        tokenizer = _learn(parts["train"], name, text.tokenizer)
         tokenizer.save(str(draft.path / TOKENIZER), pretty=False)
         counts = {}
         with task("encoding", total=sum(map(len, parts.values())), unit="records") as work:
@@ -57,6 +64,22 @@ def make_dataset(project: Project, store: Store, corpus: Artifact) -> Artifact:
         tokens, size = (sum(count[of] for count in counts.values()) for of in ("tokens", "bytes"))
         draft.counts |= {"parts": counts, "vocabulary": tokenizer.get_vocab_size(), "bytes_per_token": round(size / tokens, 4)}
     return making.open()
+
+
+def split_records(records: Iterable[Record], seed: int, split: Split) -> dict[str, list[Record]]:
+    """Each record in the part that its source gives it, or that its group falls into. Where sources give parts but none for
+    validation, it is drawn from the train part. Raises ``UserError`` for an empty part."""
+    records = list(records)
+    given = {record.meta.get("part") for record in records} - {None}
+    parts: dict[str, list[Record]] = {part: [] for part in PARTS}
+    for record in records:
+        part = record.meta.get("part")
+        fallen = part_of(record.group, seed, split)
+        if part == "train" and "validation" not in given:
+            part = "validation" if part_of(record.group, seed, split.model_copy(update={"test": 0.0})) == "validation" else "train"
+        parts[part or fallen].append(record)
+    _check(parts, split)
+    return parts
 
 
 def _check(parts: dict[str, list[Record]], split: Split) -> None:
@@ -70,7 +93,7 @@ def _check(parts: dict[str, list[Record]], split: Split) -> None:
         raise UserError(f"the {part} part got none of the {total} records (its share is {share:.1%} of the groups)", cure=cure)
 
 
-def _learn(records: Sequence[Record], name: str, vocabulary: int) -> Tokenizer:
+def _learn(records: Sequence[Record], name: str, wanted: TokenizerSpec) -> Tokenizer:
     """A tokenizer from the train part alone: the others must stay unseen."""
 
     def texts() -> Iterator[str]:
@@ -79,10 +102,84 @@ def _learn(records: Sequence[Record], name: str, vocabulary: int) -> Tokenizer:
             work.advance(1)
 
     with task("learning tokens", total=len(records), unit="records") as work:
-        return train_tokenizer(texts(), vocabulary)
+        return make_tokenizer(texts(), wanted)
 
 
 def _documents(tokenizer: Tokenizer, records: Sequence[Record], name: str) -> Iterator[Document]:
     texts = (record.fields[name] for record in records)
     for record, ids in zip(records, encode_all(tokenizer, texts), strict=True):
         yield Document(record.id, record.source, [*ids, END_ID], len(record.fields[name].encode("utf-8")))
+
+
+# -- records with answers ---------------------------------------------------------------------------------------------
+
+
+def make_table(project: Project, store: Store, corpus: Artifact) -> Artifact:
+    """The dataset of records: every field fitted on the train part and encoded, a column per input and head.
+
+    Raises ``UserError`` where a part would be empty, or an input gives the answer away.
+    """
+    split, seed, model = project.spec.data.split, project.spec.seed, project.spec.model
+    config = {
+        "split": split.model_dump(), "seed": seed,
+        "inputs": {name: given.model_dump(mode="json") for name, given in model.inputs.items()},
+        "heads": {name: head.model_dump(mode="json") for name, head in model.heads.items()},
+    }
+    making = store.making("dataset", [corpus.id], config, VERSION, seed)
+    if cached := making.cached():
+        return cached
+    parts = split_records(read_records(corpus.path / RECORDS), seed, split)
+    schema = Schema(model)
+    notes = look_over(schema, parts["train"])
+    for note in notes:
+        say(f"note: {note}")
+    with making.draft() as draft:
+        schema.fit(parts["train"])
+        schema.save(draft.path)
+        counts = {}
+        with task("encoding", total=sum(map(len, parts.values())), unit="records") as work:
+            for part, records in parts.items():
+                rows = [record.fields for record in records]
+                for kind, columns in (("inputs", schema.encode_inputs(rows)), ("heads", schema.encode_targets(rows))):
+                    for name, column in columns.items():
+                        save_column(draft.path, part, f"{kind}.{name}", column)
+                listed = {"id": [record.id for record in records], "source": [record.source for record in records]}
+                pq.write_table(pa.table(listed), draft.path / f"{part}.records.parquet")
+                counts[part] = {"records": len(records)}
+                work.advance(len(records), part)
+        draft.counts |= {"kind": "records", "parts": counts, "notes": notes}
+    return making.open()
+
+
+def look_over(schema: Schema, records: Sequence[Record]) -> list[str]:
+    """What a person who knows the field would say of the train part. Raises ``UserError`` where an input gives the answer away."""
+    notes = []
+    values = {column: [record.fields[column] for record in records] for column in schema.by_column}
+    plain = {column: found for column, found in values.items() if all(isinstance(v, (str, float, bool, type(None))) for v in found)}
+    inputs = [column for column in plain if column not in schema.answers]
+    for column in inputs:
+        if len(set(plain[column])) == 1 and len(records) > 1:
+            notes.append(f"{column!r} is {str(plain[column][0])[:60]!r} in every record: it tells nothing")
+    for answer in sorted(schema.answers & plain.keys()):
+        counts = Counter(plain[answer])
+        single = sorted(str(kind) for kind, count in counts.items() if count == 1)
+        if 0 < len(single) < len(counts) <= 1000 and isinstance(plain[answer][0], str):
+            notes.append(f"{answer!r}: seen once only, so hardly learned: {', '.join(single[:5])}{' ...' * (len(single) > 5)}")
+        for column in inputs:
+            if _gives_away(plain[column], plain[answer]):
+                cure = f"leave {column!r} out of model.inputs, if it is not known before the answer is"
+                message = f"{column!r} gives {answer!r} away: each is a function of the other in all {len(records)} records"
+                raise UserError(message, cure=cure)
+    return notes
+
+
+def _gives_away(column: Sequence[Any], answer: Sequence[Any]) -> bool:
+    """Whether two columns say the same in other words: one name for each name, or a straight line between numbers."""
+    if len(column) < 20:
+        return False
+    both = [(a, b) for a, b in zip(column, answer, strict=True) if isinstance(a, float) and isinstance(b, float)]
+    if len(both) >= 0.9 * len(column):
+        pairs = np.array(both)
+        return bool((pairs.std(0) > 0).all() and abs(np.corrcoef(pairs.T)[0, 1]) > 1 - 1e-9)
+    kinds = len(set(column))
+    return 2 <= kinds <= len(column) // 4 and kinds == len(set(answer)) == len(set(zip(column, answer, strict=True)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from treadle.spec.fields import Fraction, Section, Size
 
@@ -18,26 +18,155 @@ def _text_encoding(name: str) -> str:
         raise ValueError("there is no such text encoding; 'utf-8', 'latin-1' and 'utf-16' are common ones") from None
 
 
-class FilesSource(Section):
+Encoding = Annotated[str, AfterValidator(_text_encoding)]
+
+
+class _Source(Section):
+    licence: str = Field(min_length=1)
+    """SPDX identifier of what the data may be used under; it travels with every record."""
+    part: Literal["train", "validation", "test"] | None = None
+    """The part that all of it belongs to, where the data comes split; None: as ``split`` says."""
+
+
+class FilesSource(_Source):
     """Text files that match a pattern; each file is one record."""
 
     files: str = Field(min_length=1)
-    """Glob, relative to the project folder; ``**`` crosses folders, ``{stdlib}`` is this Python's standard library. Names that
-    begin with a dot match only where the pattern writes the dot."""
-    licence: str = Field(min_length=1)
-    """SPDX identifier of what the files may be used under; it travels with every record."""
+    """Glob, relative to the project folder; ``**`` crosses folders, ``{stdlib}`` is this Python's standard library, ``{data}`` the
+    folder of the environment variable TREADLE_DATA. Names that begin with a dot match only where the pattern writes the dot."""
     exclude: dict[Annotated[str, Field(pattern=r"^[a-z][a-z -]{0,30}$")], list[str]] = {}
     """Reason to globs, relative to the pattern's fixed folder, as in ``tests: ["**/tests/**"]``: such files are not read, but
     set aside under that reason."""
-    encoding: Annotated[str, AfterValidator(_text_encoding)] = "utf-8"
+    encoding: Encoding = "utf-8"
     """How the bytes become text; a file that does not decode is set aside."""
+
+
+class History(Section):
+    """Rows (user, item, time) become one record per user: its items in the order of their times."""
+
+    user: str
+    """Column that says whose the row is; becomes the record's field of that name, and its group."""
+    item: str
+    """Column with the item."""
+    time: str | None = None
+    """Column that orders the rows; None: as they stand."""
+    into: str = "history"
+    """Name of the record's field that takes the list."""
+    min: int = Field(default=3, ge=1)
+    """Users with fewer rows are set aside."""
+
+
+class _Rows(_Source):
+    """What has rows with named columns; each row is one record."""
+
+    missing: list[str] = ["", "?", "NA", "N/A", "nan", "NaN", "null", "None"]
+    """Texts that mean that a value is missing."""
+    replace: dict[str, dict[str, str]] = {}
+    """Column to text to the text that stands for it, as in ``income: {">50K.": ">50K"}``."""
+    history: History | None = None
+    """Gather rows into one record per user."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Read no more rows than this."""
+
+
+class TableSource(_Rows):
+    """CSV, TSV, JSON, JSON Lines, Parquet or Excel files."""
+
+    table: str = Field(min_length=1)
+    """Path or glob, as in ``files``; the ending says what it is (.csv, .tsv, .txt, .json, .jsonl, .parquet, .xlsx; .gz besides)."""
+    columns: list[str] | None = None
+    """Names of the columns, for a file without a header line."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """Of CSV; None: found from the first lines."""
+    encoding: Encoding = "utf-8"
+    """Of text files."""
+    sheet: str | None = None
+    """Of an Excel file; None: the first."""
+
+
+class SqlSource(_Rows):
+    """The rows of a query, through SQLAlchemy."""
+
+    sql: str = Field(min_length=1)
+    """The database's URL, such as ``postgresql+psycopg://$USER:$PASSWORD@host/db`` ($NAMES come from the environment)."""
+    query: str = Field(min_length=1)
+    """A SELECT; order it, so that it gives the same rows in the same order each time."""
+
+
+class HubSource(_Rows):
+    """A data set by name, through the library ``datasets`` (``pip install 'treadle[hub]'``)."""
+
+    dataset: str = Field(min_length=1)
+    """Its name, or a local folder that ``datasets.load_dataset`` opens."""
+    config: str | None = None
+    """Its configuration."""
+    rows: str = "train"
+    """Which of its splits is read."""
+
+
+class MediaSource(_Source):
+    """Images or recordings: a folder, a .zip or .tar archive, or an IDX file; each item is one record."""
+
+    media: str = Field(min_length=1)
+    """Path, as in ``files``, without wildcards."""
+    into: str = Field(min_length=1)
+    """Name of the record's field that takes the image or recording."""
+    match: list[str] = ["**/*"]
+    """Globs of the items that are read, relative to the folder or the archive's root."""
+    folder_is: str | None = None
+    """Name of the field that takes the name of the item's folder, such as its class."""
+    name_is: str | None = None
+    """Regular expression over the item's file name; its named groups become fields, as in ``(?P<digit>\\d)_(?P<speaker>\\w+)_``."""
+    labels: str | None = None
+    """A CSV whose column ``file`` names the items and whose other columns become fields; or the IDX file with the labels."""
+    label_is: str = "label"
+    """Name of the field that takes the labels of an IDX file."""
+
+
+class UrlSource(_Source):
+    """A file from the network, kept in the store, whose content must have the given hash."""
+
+    url: str = Field(pattern=r"^https?://")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the file: what differs is refused."""
+    then: Annotated[dict[str, object], Field(min_length=1)]
+    """How the file is read: a source of another kind in which ``{file}`` stands for its path."""
+
+
+_KEYS = {
+    "files": FilesSource, "table": TableSource, "sql": SqlSource, "dataset": HubSource, "media": MediaSource, "url": UrlSource,
+}
+
+
+def _which(value: object) -> str | None:
+    given = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return next((kind.__name__ for key, kind in _KEYS.items() if key in given), "FilesSource")
+
+
+AnySource = Annotated[
+    Annotated[FilesSource, Tag("FilesSource")] | Annotated[TableSource, Tag("TableSource")]
+    | Annotated[SqlSource, Tag("SqlSource")] | Annotated[HubSource, Tag("HubSource")]
+    | Annotated[MediaSource, Tag("MediaSource")] | Annotated[UrlSource, Tag("UrlSource")],
+    Discriminator(_which),
+]
+
+
+
+def source_name(spec: object) -> str:
+    """What the source is called in accounts: what its first own key says."""
+    for key in ("files", "table", "media", "dataset", "url"):
+        if getattr(spec, key, None):
+            return str(getattr(spec, key))
+    assert isinstance(spec, SqlSource)
+    return f"{spec.sql.split('@')[-1].split('?')[0]}: {spec.query}"
 
 
 class Clean(Section):
     """What is taken out before anything is learned from it. All of it is counted, nothing is dropped in silence."""
 
-    dedupe: Literal["near", "exact", "none"] = "near"
-    """``near`` removes copies and near-copies (MinHash), ``exact`` byte-for-byte copies only."""
+    dedupe: Literal["near", "exact", "none"] | None = None
+    """``near`` removes copies and near-copies (MinHash), ``exact`` byte-for-byte copies only. None: near copies of running text;
+    records with answers are kept, since equal ones may well be two cases."""
     similarity: Fraction = Field(default=0.8, ge=0.5)
     """Share of word 5-grams (Jaccard) from which two records are near-duplicates."""
     secrets: Literal["redact", "drop", "keep"] = "redact"
@@ -59,8 +188,9 @@ class Split(Section):
     """Share of the groups held out for the scorecard."""
     validation: Fraction = 0.02
     """Share of the groups held out to watch training."""
-    by: Literal["file", "folder"] = "file"
-    """What must not straddle two parts; near-duplicates never do."""
+    by: str = "file"
+    """What must not straddle two parts: ``file`` or ``folder`` of files; of rows and media, the name of a field. Equal records, and
+    near-duplicates of running text, never straddle."""
 
     @model_validator(mode="after")
     def _leaves_training(self) -> Split:
@@ -70,7 +200,7 @@ class Split(Section):
 
 
 class Data(Section):
-    sources: list[FilesSource] = Field(min_length=1)
+    sources: list[AnySource] = Field(min_length=1)
     """Where records come from, in order."""
     clean: Clean = Clean()
     split: Split = Split()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from treadle.spec.figures import FIGURES
 from treadle.spec.project import ProjectSpec
 from treadle.spec.shape import Shape
+from treadle.spec.trunks import Transformer
 from treadle.spec.units import Budget, format_count
 
 TOKENS_PER_PARAMETER = 20
 
 T = TypeVar("T")
+Findings = list[tuple[tuple[str, ...], str]]
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,22 @@ class Derived:
 class Resolved:
     """What the run will use: the shape, the training settings, and the reasons."""
 
-    shape: Shape
+    shape: Shape | None
+    """Of a language model; the sizes of others follow from their data too."""
     learning_rate: float
     batch: int
     budget: Budget
     reasons: tuple[Derived, ...]
 
     @property
+    def language(self) -> Shape:
+        """The shape of what is known to be a language model."""
+        assert self.shape is not None
+        return self.shape
+
+    @property
     def tokens_per_step(self) -> int:
-        return self.batch * self.shape.context
+        return self.batch * self.language.context
 
 
 class Contradiction(ValueError):
@@ -46,37 +57,102 @@ class Contradiction(ValueError):
         self.findings = findings
 
 
-def derive(spec: ProjectSpec) -> Resolved:
-    """Fill in what ``spec`` leaves open. Raises ``Contradiction`` where given values cannot all hold."""
-    trunk, text, train = spec.model.trunk.transformer, spec.model.text, spec.train
-    assert trunk is not None
-    reasons: list[Derived] = []
+class _Reasons(list[Derived]):
+    """What was given or chosen, and why."""
 
-    def pick(key: str, given: T | None, value: T, reason: str) -> T:
+    def pick(self, key: str, given: T | None, value: T, reason: str) -> T:
         chosen, why = (value, reason) if given is None else (given, "given")
-        reasons.append(Derived(key, chosen, why))
+        self.append(Derived(key, chosen, why))
         return chosen
 
+
+# Trunk -> peak learning rate, records a step, epochs: starting points that train well at small sizes.
+_STARTS = {
+    "mlp": (1e-3, 128, 20), "conv": (2e-3, 64, 20), "recurrent": (2e-3, 32, 10), "transformer": (1e-3, 32, 10),
+    "pretrained": (5e-5, 32, 4),
+}
+
+
+def derive(spec: ProjectSpec) -> Resolved:
+    """Fill in what ``spec`` leaves open. Raises ``Contradiction`` where given values cannot all hold."""
+    resolved, found = _language(spec) if spec.model.is_language else _general(spec)
+    found += spec.model.misfits() + _gate(spec)
+    if resolved.batch % spec.train.accumulate:
+        message = f"batch {resolved.batch} is not a multiple of accumulate {spec.train.accumulate}"
+        found.append((("train", "batch"), message))
+    if found:
+        raise Contradiction(found)
+    return resolved
+
+
+def _gate(spec: ProjectSpec) -> Findings:
+    """Bounds on figures that no head has, or that more than one has."""
+    found: Findings = []
+    for key in spec.evaluate.gate:
+        head, _, figure = key.rpartition(".")
+        has = [name for name, given in spec.model.heads.items() if figure in FIGURES[given.kind] and head in ("", name)]
+        if len(has) != 1:
+            known = sorted({figure for given in spec.model.heads.values() for figure in FIGURES[given.kind]})
+            message = f"no head has the figure {key!r}; known: {', '.join(known)}"
+            if has:
+                message = f"{figure!r} is a figure of {' and of '.join(has)}: write {has[0]}.{figure}"
+            found.append((("evaluate", "gate", key), message))
+    return found
+
+
+def transformer_shape(
+    trunk: Transformer, vocabulary: int, context: int, pick: Callable[[str, int | None, int, str], int] | None = None
+) -> Shape:
+    """The sizes that follow from ``trunk.depth`` where they are not given; ``pick`` hears each with its reason."""
+    pick = pick or _Reasons().pick
     width = pick("width", trunk.width, 64 * trunk.depth, f"64 x depth {trunk.depth}")
     heads = pick("heads", trunk.heads, _heads(width), "the divisor of the width nearest to one head per 64 features")
     third = max(d for d in range(1, heads + 1) if heads % d == 0 and d <= heads // 3 + 1)
     kv_heads = pick("kv_heads", trunk.kv_heads, third, "a divisor of heads near a third: a smaller cache")
     hidden = pick("hidden", trunk.hidden, -(-8 * width // 96) * 32, "8/3 of the width, a multiple of 32")
-    shape = Shape(
-        vocabulary=text.tokenizer.bpe, context=text.context, depth=trunk.depth, width=width, heads=heads, kv_heads=kv_heads,
+    return Shape(
+        vocabulary=vocabulary, context=context, depth=trunk.depth, width=width, heads=heads, kv_heads=kv_heads,
         head_dim=width // heads, hidden=hidden, qk_norm=trunk.qk_norm, tie_embeddings=trunk.tie_embeddings,
         rope_theta=trunk.rope_theta, norm_eps=trunk.norm_eps,
     )
-    rate = round(0.006 * (256 / width) ** 0.5, 6)
-    rate = pick("learning_rate", train.learning_rate, rate, "0.006 at width 256, falling with its root")
+
+
+def _language(spec: ProjectSpec) -> tuple[Resolved, Findings]:
+    trunk, text, train = spec.model.trunk.transformer, spec.model.text, spec.train
+    assert trunk is not None
+    reasons = _Reasons()
+    shape = transformer_shape(trunk, text.tokenizer.size, text.context, reasons.pick)
+    rate = round(0.006 * (256 / shape.width) ** 0.5, 6)
+    rate = reasons.pick("learning_rate", train.learning_rate, rate, "0.006 at width 256, falling with its root")
     tokens = 512 * 2 ** min(8, (trunk.depth + 1) // 2)
     parts = -(-max(1, tokens // shape.context) // train.accumulate)
-    batch = pick("batch", train.batch, parts * train.accumulate, f"{format_count(tokens)} tokens a step at this depth")
+    why = f"{format_count(tokens)} tokens a step at this depth"
+    batch = reasons.pick("batch", train.batch, parts * train.accumulate, why)
     horizon = Budget(TOKENS_PER_PARAMETER * shape.parameters, "tokens")
-    budget = pick("budget", train.budget, horizon, f"{TOKENS_PER_PARAMETER} tokens per parameter (Hoffmann et al. 2022)")
-    if findings := _contradictions(shape, batch, train.accumulate):
-        raise Contradiction(findings)
-    return Resolved(shape, rate, batch, budget, tuple(reasons))
+    why = f"{TOKENS_PER_PARAMETER} tokens per parameter (Hoffmann et al. 2022)"
+    budget = reasons.pick("budget", train.budget, horizon, why)
+    found = _contradictions(shape)
+    if text.tokenizer.file:
+        found.append((("model", "inputs"), "a language model learns its own tokens: give bpe, words or characters"))
+    if trunk.causal is False:
+        found.append((("model", "trunk", "transformer", "causal"), "predicting the next token looks back only"))
+    return Resolved(shape, rate, batch, budget, tuple(reasons)), found
+
+
+def _general(spec: ProjectSpec) -> tuple[Resolved, Findings]:
+    kind, train, reasons = spec.model.trunk.kind, spec.train, _Reasons()
+    rate, batch, epochs = _STARTS[kind]
+    found: Findings = []
+    if trunk := spec.model.trunk.transformer:
+        shape = transformer_shape(trunk, 0, 0, reasons.pick)
+        rate = round(rate * (256 / shape.width) ** 0.5, 6)
+        found = _contradictions(shape)
+    rate = reasons.pick("learning_rate", train.learning_rate, rate, f"a good start for {kind}")
+    batch = reasons.pick("batch", train.batch, -(-batch // train.accumulate) * train.accumulate, f"a good start for {kind}")
+    budget = reasons.pick("budget", train.budget, Budget(epochs, "epochs"), f"a good start for {kind}")
+    if budget.unit == "tokens" and not spec.model.predicts_text:
+        found.append((("train", "budget"), "records have no tokens: give steps, epochs or a time"))
+    return Resolved(None, rate, batch, budget, tuple(reasons)), found
 
 
 def _heads(width: int) -> int:
@@ -84,13 +160,11 @@ def _heads(width: int) -> int:
     return max((h for h in range(1, max(1, width // 64) + 1) if width % h == 0 and (width // h) % 2 == 0), default=1)
 
 
-def _contradictions(shape: Shape, batch: int, accumulate: int) -> list[tuple[tuple[str, ...], str]]:
+def _contradictions(shape: Shape) -> Findings:
     at = ("model", "trunk", "transformer")
-    found: list[tuple[tuple[str, ...], str]] = []
+    found: Findings = []
     if shape.width % shape.heads or shape.head_dim % 2:
         found.append(((*at, "width"), f"width {shape.width} is not an even multiple of heads {shape.heads}"))
     if shape.heads % shape.kv_heads:
         found.append(((*at, "kv_heads"), f"heads {shape.heads} is not a multiple of kv_heads {shape.kv_heads}"))
-    if batch % accumulate:
-        found.append((("train", "batch"), f"batch {batch} is not a multiple of accumulate {accumulate}"))
     return found

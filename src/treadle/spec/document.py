@@ -37,6 +37,14 @@ class Document:
     keys: dict[Location, Mark] = field(default_factory=dict)
     values: dict[Location, Mark] = field(default_factory=dict)
 
+    def written(self, location: Location) -> Location:
+        """``location`` without the steps that validation put in for the person: a kind whose settings stand without its name."""
+        for place in range(1, len(location) - 1):
+            shorter = (*location[:place], *location[place + 1 :])
+            if location[: place + 1] not in self.values and location[:place] in self.values and shorter in self.values:
+                return self.written(shorter)
+        return location
+
     def mark(self, location: Location, of_key: bool = False) -> Mark:
         """Where the value (or its key) at ``location`` stands, or the key of the nearest mapping above it that is there."""
         if location in self.values and not (of_key and location in self.keys):

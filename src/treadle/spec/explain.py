@@ -47,28 +47,39 @@ _WORDS: dict[str, tuple[str, str]] = {
 def explain(root: type[BaseModel], document: Document, error: Mapping[str, Any]) -> Problem:
     """One error of ``root``'s validation of ``document.value`` as a problem of the file."""
     kind, context = str(error["type"]), dict(error.get("ctx", {}))
-    location = file_location(root, error["loc"])
+    location = document.written(file_location(root, error["loc"]))
     key = dotted(location)
     if kind == "extra_forbidden":
-        model = model_at(root, location[:-1])
+        model = model_at(root, error["loc"][:-1])
         cure = _nearest(location, model.model_fields if model else ())
         return Problem.at(document.mark(location, of_key=True), key, "is not a known key", cure=cure)
     if kind == "missing":
-        step = location[-1]
-        message, cure = ("is missing", _add(root, location)) if isinstance(step, str) else ("is missing from the list", "add it")
+        named = isinstance(location[-1], str)
+        message, cure = ("is missing", _add(root, error["loc"])) if named else ("is missing from the list", "add it")
         return Problem.at(document.mark(location[:-1], of_key=True), key, message, cure=cure)
     if error["loc"][-1:] == ("[key]",):
         names = [name.strip(" '") for name in str(context.get("expected", "")).replace(" or ", ", ").split(",")]
         return Problem.at(document.mark(location, of_key=True), key, "is not a known key", cure=_nearest(location, names))
     message, cure = _words(kind, error, context)
     if kind == "string_pattern_mismatch":
-        field = _field(root, location)
+        field = _field(root, error["loc"])
         cure = f"give a {_summary(field)[:1].lower()}{_summary(field)[1:]}" if field else ""
     return Problem.at(document.mark(location), key, message, value=shown(error["input"]), cure=cure)
 
 
 def file_location(root: type[BaseModel], location: Location) -> Location:
     """``location`` without the steps that name no place in the file: pydantic adds the tried member of a union, and ``[key]``."""
+    return _follow(root, location)[0]
+
+
+def model_at(root: type[BaseModel], location: Location) -> type[BaseModel] | None:
+    """The section class that describes the mapping at ``location``, as pydantic gives it."""
+    kind = _strip(_follow(root, location)[1])
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _follow(root: type[BaseModel], location: Location) -> tuple[Location, Any]:
+    """The place in the file, and the type of what stands there."""
     steps: list[str | int] = []
     kind: Any = root
     for step in location:
@@ -80,15 +91,7 @@ def file_location(root: type[BaseModel], location: Location) -> Location:
             continue
         steps.append(step)
         kind = _under(kind, step)
-    return tuple(steps)
-
-
-def model_at(root: type[BaseModel], location: Location) -> type[BaseModel] | None:
-    """The section class that describes the mapping at ``location``."""
-    kind: Any = root
-    for step in location:
-        kind = _strip(_under(kind, step))
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return tuple(steps), kind
 
 
 def shown(value: Any) -> str:
@@ -102,6 +105,8 @@ def _words(kind: str, error: Mapping[str, Any], context: Mapping[str, Any]) -> t
         message, cure = _WORDS[kind]
         return message.format(**{name: f"{v:g}" if isinstance(v, float) else v for name, v in context.items()}), cure
     message = str(error["msg"]).removeprefix("Value error, ")
+    if "cure" in context:
+        return message, str(context["cure"])
     if message.startswith("Input should be "):
         message = "must be " + message.removeprefix("Input should be ")
     cure, given = "write it in that form", error["input"]

@@ -2,81 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pydantic import Field
 
-from pydantic import BeforeValidator, Field, model_validator
+from treadle.spec.fields import Section
+from treadle.spec.heads import Head
+from treadle.spec.inputs import Input, Text
+from treadle.spec.trunks import Trunk
 
-from treadle.spec.fields import Fraction, Section
-
-
-class Tokenizer(Section):
-    bpe: int = Field(default=4096, ge=260, le=65_536)
-    """Size of the byte-level BPE vocabulary, specials included."""
-
-
-class TextInput(Section):
-    """A sequence of tokens."""
-
-    tokenizer: Tokenizer = Tokenizer()
-    context: int = Field(default=256, ge=8, le=131_072)
-    """Tokens that the model sees at once."""
-
-
-class Transformer(Section):
-    """A decoder in the Qwen3 layout (``qk_norm: true``) or the Llama layout (``qk_norm: false``)."""
-
-    depth: int = Field(ge=1, le=128)
-    """Layers: the one dial; every field below that is not given follows from it."""
-    width: int | None = Field(default=None, ge=16)
-    """Features per token; None: 64 per layer."""
-    heads: int | None = Field(default=None, ge=1)
-    """Query heads; None: one per 64 features."""
-    kv_heads: int | None = Field(default=None, ge=1)
-    """Key and value heads, a divisor of ``heads``; None: about a third of them."""
-    hidden: int | None = Field(default=None, ge=16)
-    """Features inside the SwiGLU block; None: 8/3 of the width, rounded up to 32."""
-    qk_norm: bool = True
-    """RMS-normalise queries and keys per head."""
-    tie_embeddings: bool = True
-    """The output layer shares the token embedding's weights."""
-    rope_theta: float = Field(default=10_000.0, gt=1)
-    """Base of the rotary position angles."""
-    norm_eps: float = Field(default=1e-6, gt=0, lt=1)
-    """Added under the root of each RMS norm."""
-    dropout: Fraction = 0.0
-    """Share of features zeroed after attention and after the SwiGLU block, in training only."""
-
-
-class Trunk(Section):
-    transformer: Transformer | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Trunk:
-        if self.transformer is None:
-            raise ValueError("name one trunk, like 'transformer: {depth: 4}'")
-        return self
-
-
-def _named_input(value: Any) -> Any:
-    if value is None or value == "text":
-        return {}
-    if isinstance(value, str):
-        raise ValueError("an input is 'text' or a mapping such as {tokenizer: {bpe: 4096}, context: 256}")
-    return value
-
-
-_Given = TextInput | Literal["text"] | None
+# What a head needs among the inputs: its kind -> kinds of input of which there must be exactly one.
+_NEEDS = {
+    "next_token": ("text",), "masked_token": ("text",), "tags": ("text",), "ctc": ("audio",), "next_item": ("events",),
+    "boxes": ("image",),
+}
+# What each trunk reads.
+_READS = {
+    "conv": {"image", "audio"}, "pretrained": {"text", "pair"},
+    "recurrent": {"text", "pair", "audio", "events", "number", "category", "boolean", "date", "set"},
+}
 
 
 class Model(Section):
-    inputs: dict[str, Annotated[TextInput, BeforeValidator(_named_input, json_schema_input_type=_Given)]] = Field(
-        default={"text": TextInput()}, min_length=1, max_length=1
-    )
-    """Name of a record's field to how it becomes a sequence."""
+    inputs: dict[str, Input] = Field(default={"text": Input(text=Text())}, min_length=1)
+    """Name of a record's field to what it is: text, pair, image, audio, number, category, boolean, date, set or events."""
     trunk: Trunk
-    heads: dict[str, Literal["next_token"]] = Field(default={"next": "next_token"}, min_length=1, max_length=1)
-    """Name to kind of what the model gives."""
+    heads: dict[str, Head] = Field(default={"next": Head.model_validate("next_token")}, min_length=1)
+    """Name of a record's field with the right answer, or any name where the inputs hold it, to what the model gives."""
+
+    def misfits(self) -> list[tuple[tuple[str, ...], str]]:
+        """Inputs, trunk and heads that do not go together: the place in the file, and what is wrong."""
+        found: list[tuple[tuple[str, ...], str]] = []
+        kinds, trunk = [given.kind for given in self.inputs.values()], self.trunk.kind
+        for name, head in self.heads.items():
+            at = ("model", "heads", name)
+            found += [
+                (at, f"{head.kind} needs exactly one input of kind {needed}")
+                for needed in _NEEDS.get(head.kind, ()) if kinds.count(needed) != 1
+            ]
+            if head.column(name) in {column for key, given in self.inputs.items() for column in given.columns(key)}:
+                found.append((at, f"the field {head.column(name)!r} is an input too, so the answer would be given away"))
+        for name, given in self.inputs.items():
+            if trunk in _READS and given.kind not in _READS[trunk]:
+                message = f"trunk {trunk} does not read {given.kind}; mlp and transformer read all kinds"
+                found.append((("model", "inputs", name), message))
+        if trunk in ("conv", "pretrained") and len(kinds) > 1:
+            found.append((("model", "inputs"), f"trunk {trunk} reads one input; mlp and transformer join several"))
+        return found
 
     @property
-    def text(self) -> TextInput:
-        return next(iter(self.inputs.values()))
+    def is_language(self) -> bool:
+        """Whether this is a language model in a public layout: one text, a transformer, the next token."""
+        kinds = [part.kind for part in (*self.inputs.values(), *self.heads.values())]
+        return kinds == ["text", "next_token"] and self.trunk.kind == "transformer"
+
+    @property
+    def predicts_text(self) -> bool:
+        """Whether it is trained on running text rather than on records with answers."""
+        return all(head.kind in ("next_token", "masked_token") for head in self.heads.values())
+
+    @property
+    def text(self) -> Text:
+        """The text input of a model that has one."""
+        return next(given.text for given in self.inputs.values() if given.text is not None)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from treadle.spec.fields import Bound, Budget, Count, Fraction, Section, Size
 
-Metric = Literal["loss", "perplexity", "bits_per_byte", "accuracy"]
+Metric = Annotated[str, Field(pattern=r"^([^.]+\.)?[a-z_0-9@]+$")]
 
 
 class Sample(Section):
@@ -24,7 +24,8 @@ class Sample(Section):
 
 class Evaluate(Section):
     gate: dict[Metric, Bound] = {}
-    """Figures that the test part must reach, with the whole of their 95% interval, before a version is packaged."""
+    """Figures that the test part must reach, with the whole of their 95% interval, before a version is packaged: a figure's name,
+    as in ``accuracy: ">= 95%"``, after the head's name and a dot where several heads have it."""
     max_tokens: Annotated[Count, Field(ge=1000)] = 150_000
     """At most this many tokens of the test part are scored, in whole documents; what is left out is stated."""
     resamples: int = Field(default=1000, ge=100)
@@ -33,10 +34,10 @@ class Evaluate(Section):
 
 
 class Compress(Section):
-    quantize: Literal["int8", "none"] = "int8"
-    """Weights of the matrix products; ``none`` packages the trained weights as they are."""
+    quantize: Literal["int8", "none"] | None = None
+    """Weights of the matrix products; ``none`` packages the trained weights as they are. None: int8 for a language model."""
     max_drift: Fraction = 0.01
-    """Largest relative rise of bits per byte on the test part before the package is refused."""
+    """Largest relative rise of bits per byte, or of other models' loss, on the test part before the package is refused."""
 
 
 class Serve(Section):

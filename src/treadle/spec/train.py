@@ -13,8 +13,8 @@ Rate = Annotated[float, Field(strict=True, ge=0, lt=1)]
 
 class Train(Section):
     budget: Budget | None = None
-    """Steps, tokens, epochs or wall time; None: 20 tokens per parameter. A wall-time run ends on time, so its number of
-    steps depends on the machine; the others are repeated bit for bit."""
+    """Steps, tokens, epochs or wall time; None: 20 tokens per parameter of a language model, else epochs by trunk. A wall-time run
+    ends on time, so its number of steps depends on the machine; the others are repeated bit for bit."""
     batch: int | None = Field(default=None, ge=1)
     """Sequences per step, over all of ``accumulate``; None: by depth."""
     accumulate: int = Field(default=1, ge=1)
@@ -29,6 +29,10 @@ class Train(Section):
     """The last rate, as a share of the peak."""
     weight_decay: float = Field(default=0.1, ge=0)
     """AdamW's, on matrices only."""
+    l1: float = Field(default=0.0, ge=0)
+    """Weight of the sum of all matrices' absolute values in the loss."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after this many validations in a row that were no better than the best; the best weights are kept."""
     betas: tuple[Rate, Rate] = Field(default=(0.9, 0.95), strict=False)
     """AdamW's averaging of the gradient and of its square."""
     clip: float = Field(default=1.0, ge=0)

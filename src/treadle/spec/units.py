@@ -145,7 +145,7 @@ def format_duration(seconds: float) -> str:
 
 def format_size(count: float) -> str:
     """``512 B``, ``1.2 MB``, decimal units."""
-    if abs(count) < 1000:
+    if abs(count) < 999.5:
         return f"{count:.0f} B"
     for unit in ("kB", "MB", "GB"):
         count /= 1000

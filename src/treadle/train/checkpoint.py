@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from treadle.core.errors import WorkError
 from treadle.core.progress import say
-from treadle.model.model import LanguageModel
 from treadle.store.artifacts import disk_errors, sha256_of, write_json
 
 _FILES = ("weights.safetensors", "optimizer.safetensors")
+BEST = "best.safetensors"
+"""In the workspace: the weights of the lowest validation loss so far, where ``patience`` asks for them."""
 
 
 @dataclass
@@ -37,12 +39,24 @@ class Position:
     validations: int = 0
     validation_loss: float | None = None
     loss: float | None = None
+    best: float | None = None
+    """Lowest validation loss so far."""
+    worse: int = 0
+    """Validations in a row that did not reach it."""
     history_bytes: int = 0
     """Length of history.jsonl; what stands behind it was written by steps that will be done again."""
 
 
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write ``model``'s weights, whole or not at all."""
+    draft = path.with_name(path.name + ".part")
+    with disk_errors(path.parent):
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, draft)
+        draft.replace(path)
+
+
 def save_checkpoint(
-    workspace: Path, model: LanguageModel, optimizer: torch.optim.Optimizer, position: Position, keep: int
+    workspace: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position, keep: int
 ) -> None:
     """Write the checkpoint of ``position`` and remove all but the newest ``keep``."""
     folder = workspace / "checkpoints"
@@ -72,7 +86,7 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
-def load_checkpoint(workspace: Path, model: LanguageModel, optimizer: torch.optim.Optimizer) -> Position | None:
+def load_checkpoint(workspace: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
     """Bring ``model``, ``optimizer`` and torch's random state to the newest whole checkpoint; None where there is none."""
     for folder in sorted((workspace / "checkpoints").glob("step-*"), reverse=True):
         try:

@@ -38,13 +38,14 @@ class Hook(Protocol):
 class ProgressHook:
     """The line on the terminal: how far, how fast, what share of the machine's matrix peak, and how well."""
 
-    def __init__(self, task: Task, flops_per_token: float, peak: float) -> None:
-        self.task, self.flops, self.peak = task, flops_per_token, peak
+    def __init__(self, task: Task, flops: float, peak: float, unit: str = "tokens") -> None:
+        """``flops`` of one ``unit``, forward and backward; ``peak`` FLOP/s."""
+        self.task, self.flops, self.peak, self.unit = task, flops, peak, unit
         self.validation = ""
 
     def on_step(self, figures: Step) -> None:
         share = figures.tokens_per_second * self.flops / self.peak
-        speed = f"{format_count(round(figures.tokens_per_second))} tokens/s, {share:.0%} of the matrix peak"
+        speed = f"{format_count(round(figures.tokens_per_second))} {self.unit}/s, {share:.0%} of the matrix peak"
         self.task.at(figures.progress, f"{speed}, step {figures.step}, loss {figures.loss:.3f}{self.validation}")
 
     def on_validation(self, figures: Step, loss: float) -> None:

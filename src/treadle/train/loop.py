@@ -10,22 +10,34 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from treadle.core.batch import IGNORE, Batch
+from treadle.core.batch import Batch
 from treadle.core.errors import Interrupted, WorkError
 from treadle.core.runtime import Runtime
-from treadle.model.model import LanguageModel
 from treadle.optim.adamw import make_adamw
 from treadle.optim.schedule import rate
 from treadle.spec.train import Train
 from treadle.spec.units import Budget
-from treadle.train.checkpoint import Position, load_checkpoint, save_checkpoint
+from treadle.train.checkpoint import BEST, Position, load_checkpoint, save_checkpoint, save_weights
 from treadle.train.hooks import HistoryHook, Hook, Step
 from treadle.train.objectives import Objective
+
+
+class Trainable(Protocol):
+    """A ``torch.nn.Module`` that says how far off it is."""
+
+    training: bool
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """A mean over ``terms``."""
+        ...
+
+    def terms(self, batch: Batch) -> int: ...
 
 
 class Batches(Protocol):
@@ -60,16 +72,19 @@ class Horizon:
 class Loop:
     """A run: ``resume`` where it stood, then ``run`` to the end of the horizon."""
 
-    model: LanguageModel
+    model: Any
+    """A ``Trainable`` module."""
     objective: Objective
     batches: Batches
-    validate: Callable[[LanguageModel], float]
+    validate: Callable[[Any], float]
     horizon: Horizon
     settings: Train
     batch: int
     learning_rate: float
     runtime: Runtime
     workspace: Path
+    unit: str = "tokens"
+    """What the run counts: ``tokens``, padding included, or ``records``."""
 
     def resume(self) -> Position:
         """Make the optimiser, and go back to the newest whole checkpoint where there is one."""
@@ -85,7 +100,7 @@ class Loop:
         start, before = time.perf_counter(), self.position.seconds
         saved = start
         with _interruptions() as stop:
-            while self.horizon.progress(self.position) < 1.0:
+            while self.horizon.progress(self.position) < 1.0 and not self._out_of_patience():
                 figures = self._step(start, before)
                 for hook in watchers:
                     hook.on_step(figures)
@@ -100,7 +115,12 @@ class Loop:
                     cure = "run the same command again: it goes on from here"
                     raise Interrupted(f"stopped at step {self.position.step}; a checkpoint is written", cure=cure)
         self.save()
+        if self.settings.patience:
+            self.model.load_state_dict(load_file(self.workspace / BEST))
         return self.position
+
+    def _out_of_patience(self) -> bool:
+        return bool(self.settings.patience) and self.position.worse >= (self.settings.patience or 0)
 
     def save(self) -> None:
         self.position.history_bytes = self.history.size()
@@ -126,11 +146,12 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         now = time.perf_counter()
         position.step += 1
-        position.tokens += batch.positions
+        count = batch.positions if self.unit == "tokens" else batch.size
+        position.tokens += count
         position.seconds = before + now - start
         position.loss = loss
         return Step(
-            position.step, position.tokens, position.seconds, loss, learning_rate, norm, batch.positions / (now - begun),
+            position.step, position.tokens, position.seconds, loss, learning_rate, norm, count / (now - begun),
             min(1.0, self.horizon.progress(position)),
         )
 
@@ -138,15 +159,21 @@ class Loop:
         """Backward over the step's parts, each weighted by its share of the predicted tokens; gives the batch's loss."""
         self.model.train()
         parts = batch.split(self.settings.accumulate)
-        counts = [int((part.targets[self.model.head] != IGNORE).sum()) for part in parts] if len(parts) > 1 else [1]
+        counts = [self.model.terms(part) for part in parts] if len(parts) > 1 else [1]
         total = 0.0
         for part, count in zip(parts, counts, strict=True):
             with self.runtime.autocast():
                 loss = self.objective(self.model, part)
             loss = loss * (count / sum(counts)) if len(parts) > 1 else loss
-            torch.autograd.backward(loss)
             total += float(loss.detach())
+            if self.settings.l1:
+                loss = loss + self.settings.l1 * self._absolute() / len(parts)
+            torch.autograd.backward(loss)
         return total
+
+    def _absolute(self) -> torch.Tensor:
+        """The sum of all matrices' absolute values (Tibshirani 1996)."""
+        return torch.stack([p.abs().sum() for p in self.model.parameters() if p.requires_grad and p.dim() >= 2]).sum()
 
     def _validation_due(self) -> bool:
         progress = self.horizon.progress(self.position)
@@ -158,18 +185,29 @@ class Loop:
         every = self.settings.validate_every
         self.position.validations = int(figures.progress / every + 1e-9) if every else 0
         self.position.validation_loss = loss
+        if self.settings.patience:
+            self._keep_best(loss)
         for hook in watchers:
             hook.on_validation(figures, loss)
 
+    def _keep_best(self, loss: float) -> None:
+        """Keep the weights of the lowest validation loss, and count how often in a row it was not reached."""
+        position = self.position
+        if position.best is None or loss < position.best:
+            position.best, position.worse = loss, 0
+            save_weights(self.model, self.workspace / BEST)
+        else:
+            position.worse += 1
 
-def mean_loss(model: LanguageModel, batches: Batches, batch: int, steps: int, runtime: Runtime) -> float:
-    """Mean loss in nats per predicted token over the first ``steps`` batches."""
+
+def mean_loss(model: Any, batches: Batches, batch: int, steps: int, runtime: Runtime) -> float:
+    """Mean loss, such as nats per predicted token, over the first ``steps`` batches."""
     model.eval()
     total, count = 0.0, 0
     with torch.inference_mode(), runtime.autocast():
         for step in range(steps):
             part = batches.batch_at(step, batch).to(runtime.device)
-            targets = int((part.targets[model.head] != IGNORE).sum())
+            targets = model.terms(part)
             total += float(model.loss(part)) * targets
             count += targets
     return total / max(count, 1)

@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from treadle.core.machine import peak_memory
 from treadle.core.progress import say, task
 from treadle.core.project import Project
 from treadle.core.runtime import Runtime, choose_runtime, matrix_peak
-from treadle.data.loader import Mixed, Windows
+from treadle.data.loader import Examples, Mixed, Windows
 from treadle.data.rows import Documents
+from treadle.data.schema import FILE as FIELDS_FILE
+from treadle.data.schema import Schema
 from treadle.data.shards import Shard
+from treadle.data.table import Table
 from treadle.model.hub import load_model, save_model
 from treadle.model.model import LanguageModel, make_model
+from treadle.model.network import Network, make_network, save_network
 from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
 from treadle.store.artifacts import Artifact, Draft, Store
@@ -36,27 +41,57 @@ class Round:
     """What one training run is made of: a first training, or a round of improvement."""
 
     parents: tuple[str, ...]
-    model: LanguageModel
+    model: LanguageModel | Network
     batches: Batches
+    held_out: Examples
     objective: str
     settings: Train
     budget: Budget
     learning_rate: float
-    tokens_per_epoch: int
+    per_epoch: int
+    """Units in one pass over the data."""
+    held_out_units: int
+    """Units in one pass over the validation part."""
+
+    @property
+    def unit(self) -> str:
+        """What the run counts."""
+        return "tokens" if isinstance(self.model, LanguageModel) else "records"
+
+    @property
+    def per_row(self) -> int:
+        """Units in one row of a batch."""
+        return self.model.shape.context if isinstance(self.model, LanguageModel) else 1
 
 
 def first_round(project: Project, dataset: Artifact) -> Round:
     """Fresh weights on the dataset's train part."""
     spec, resolved = project.spec, project.resolved
+    if dataset.counts.get("kind") == "records":
+        schema = Schema.load(dataset.path)
+        table, held_out = (open_table(dataset, schema, part, spec.seed) for part in ("train", "validation"))
+        model: LanguageModel | Network = make_network(spec.model, schema.layouts, spec.seed)
+        return Round(
+            (dataset.id,), model, table, held_out, "answers", spec.train, resolved.budget, resolved.learning_rate, table.records,
+            held_out.records,
+        )
     name, head = _names(project)
     trunk = spec.model.trunk.transformer
     assert trunk is not None
-    model = make_model(resolved.shape, spec.seed, trunk.dropout, name, head)
-    windows = Windows(Shard(dataset.path, "train"), resolved.shape.context, spec.seed, name, head)
+    model = make_model(resolved.language, spec.seed, trunk.dropout, name, head)
+    windows = Windows(Shard(dataset.path, "train"), resolved.language.context, spec.seed, name, head)
+    watched = Windows(Shard(dataset.path, "validation"), resolved.language.context, 0, name, head)
     return Round(
-        (dataset.id,), model, windows, "next_token", spec.train, resolved.budget, resolved.learning_rate,
-        windows.tokens_per_epoch,
+        (dataset.id,), model, windows, watched, "next_token", spec.train, resolved.budget, resolved.learning_rate,
+        windows.tokens_per_epoch, watched.tokens_per_epoch,
     )
+
+
+def open_table(dataset: Artifact, schema: Schema, part: str, seed: int) -> Table:
+    """A part of a dataset of records as examples; those of the train part are changed at random as their fields ask."""
+    training = part == "train"
+    changes = schema.changes(seed) if training else {}
+    return Table.open(dataset.path, part, list(schema.inputs), list(schema.targets), seed, changes, shuffle=training)
 
 
 def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedback: Artifact) -> Round:
@@ -64,6 +99,7 @@ def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedb
     spec, resolved = project.spec, project.resolved
     name, head = _names(project)
     model = load_model(base.path)
+    watched = Windows(Shard(dataset.path, "validation"), model.shape.context, 0, name, head)
     answers = Documents(Shard(feedback.path, "train"), model.shape.context, spec.seed, name, head)
     old = Windows(Shard(dataset.path, "train"), model.shape.context, spec.seed + 1, name, head)
     fresh = 1 - spec.improve.replay
@@ -72,8 +108,8 @@ def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedb
     rate = spec.improve.learning_rate or resolved.learning_rate / 5
     settings = spec.train.model_copy(update={"warmup": 0.1, "accumulate": 1})
     return Round(
-        (base.id, dataset.id, feedback.id), model, Mixed(old, answers, fresh), "next_token_per_row", settings, budget, rate,
-        answers.documents * model.shape.context,
+        (base.id, dataset.id, feedback.id), model, Mixed(old, answers, fresh), watched, "next_token_per_row", settings, budget,
+        rate, answers.documents * model.shape.context, watched.tokens_per_epoch,
     )
 
 
@@ -82,7 +118,7 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round)
     spec, batch = project.spec, project.resolved.batch
     runtime = choose_runtime(spec.train.precision, spec.train.threads)
     config: dict[str, Any] = {
-        "model": project.resolved.shape.as_dict(), "dropout": _dropout(project), "train": round.settings.model_dump(mode="json"),
+        "model": _identity(project), "train": round.settings.model_dump(mode="json"),
         "budget": round.budget.exact(), "learning_rate": round.learning_rate, "batch": batch, "seed": spec.seed,
         "objective": round.objective, "replay": spec.improve.replay if len(round.parents) > 1 else None,
         "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads,
@@ -104,37 +140,39 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round)
 
 def _run(project: Project, round: Round, dataset: Artifact, runtime: Runtime, workspace: Path) -> dict[str, object]:
     """The loop with its hooks; gives the manifest's counts."""
-    name, head = _names(project)
-    shape, batch, settings = round.model.shape, project.resolved.batch, round.settings
-    held_out = Windows(Shard(dataset.path, "validation"), shape.context, 0, name, head)
-    steps = max(1, min(settings.validate_tokens, held_out.tokens_per_epoch) // (batch * shape.context))
-    horizon = Horizon.of(round.budget, batch * shape.context, round.tokens_per_epoch)
+    batch, settings = project.resolved.batch, round.settings
+    size = batch * round.per_row
+    steps = _validation_steps(round, size)
+    horizon = Horizon.of(round.budget, size, round.per_epoch)
+    flops = train_flops(round, batch)
     round.model.to(runtime.device)
     loop = Loop(
         round.model, OBJECTIVES[round.objective], round.batches,
-        lambda model: mean_loss(model, held_out, batch, steps, runtime), horizon, settings, batch, round.learning_rate, runtime,
-        workspace,
+        lambda model: mean_loss(model, round.held_out, batch, steps, runtime), horizon, settings, batch, round.learning_rate,
+        runtime, workspace, round.unit,
     )
     peak = matrix_peak(runtime)
     torch.manual_seed(project.spec.seed)  # of dropout's masks; a checkpoint brings its own state
     begin = loop.resume()
     resumed = begin.step
     if resumed:
-        say(f"going on from the checkpoint at step {resumed} ({format_count(begin.tokens)} tokens)")
+        say(f"going on from the checkpoint at step {resumed} ({format_count(begin.tokens)} {round.unit})")
     board = TensorBoardHook(workspace / "tensorboard", resumed)
     try:
         with task("training", 1.0) as progress:
             progress.done = horizon.progress(begin)
-            end = loop.run([ProgressHook(progress, shape.train_flops, peak), board])
+            end = loop.run([ProgressHook(progress, flops, peak, round.unit), board])
     finally:
         board.close()
         loop.history.close()
     speed = end.tokens / end.seconds
+    shape = round.model.shape.as_dict() if isinstance(round.model, LanguageModel) else None
     return {
+        "unit": round.unit, "best_validation_loss": end.best, "stopped_early": horizon.progress(end) < 1.0,
         "steps": end.step, "tokens": end.tokens, "seconds": significant(end.seconds), "loss": end.loss,
-        "validation_loss": end.validation_loss, "parameters": shape.parameters, "tokens_per_second": significant(speed),
-        "flops_share": significant(speed * shape.train_flops / peak), "matrix_peak": peak, "peak_memory": peak_memory(),
-        "budget": str(round.budget), "resumed_at": resumed, "shape": shape.as_dict(),
+        "validation_loss": end.validation_loss, "parameters": parameter_count(round.model), "tokens_per_second": significant(speed),
+        "flops_share": significant(speed * flops / peak), "matrix_peak": peak, "peak_memory": peak_memory(),
+        "budget": str(round.budget), "resumed_at": resumed, "shape": shape,
         "derived": [{"key": d.key, "value": str(d.value), "reason": d.reason} for d in project.resolved.reasons],
         "runtime": {
             "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads, "reason": runtime.reason,
@@ -142,17 +180,48 @@ def _run(project: Project, round: Round, dataset: Artifact, runtime: Runtime, wo
     }
 
 
-def _write(draft: Draft, model: LanguageModel, dataset: Artifact, workspace: Path) -> None:
-    save_model(model.to("cpu"), draft.path)
-    shutil.copy(dataset.path / "tokenizer.json", draft.path)
+def _validation_steps(round: Round, size: int) -> int:
+    """Batches of ``size`` units each time: records are all read once, of tokens as many as the settings say."""
+    if round.unit == "records":
+        return math.ceil(round.held_out_units / size)
+    return max(1, min(round.settings.validate_tokens, round.held_out_units) // size)
+
+
+def train_flops(round: Round, batch: int) -> float:
+    """FLOPs of one unit, forward and backward: by arithmetic for a language model, else counted over one batch."""
+    if isinstance(round.model, LanguageModel):
+        return round.model.shape.train_flops
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        round.model.eval()
+        round.model(round.batches.batch_at(0, batch))
+    return 3.0 * float(counter.get_total_flops()) / batch
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _identity(project: Project) -> dict[str, Any]:
+    """All that the weights follow from but the data and the training."""
+    shape = project.resolved.shape
+    if shape is None:
+        return dict(project.spec.model.model_dump(mode="json"))
+    trunk = project.spec.model.trunk.transformer
+    assert trunk is not None
+    return {**shape.as_dict(), "dropout": trunk.dropout}
+
+
+def _write(draft: Draft, model: LanguageModel | Network, dataset: Artifact, workspace: Path) -> None:
+    model = model.to("cpu")
+    if isinstance(model, Network):
+        save_network(model, draft.path)
+        shutil.copy(dataset.path / FIELDS_FILE, draft.path)
+    else:
+        save_model(model, draft.path)
+        shutil.copy(dataset.path / "tokenizer.json", draft.path)
     shutil.copy(workspace / "history.jsonl", draft.path)
     shutil.copytree(workspace / "tensorboard", draft.path / "tensorboard")
 
 
 def _names(project: Project) -> tuple[str, str]:
     return next(iter(project.spec.model.inputs)), next(iter(project.spec.model.heads))
-
-
-def _dropout(project: Project) -> float:
-    trunk = project.spec.model.trunk.transformer
-    return trunk.dropout if trunk else 0.0

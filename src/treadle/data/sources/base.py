@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.data.record import Record, SetAside
+from treadle.data.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class Place:
     max_size: int
     """Larger content is set aside before it is read (bytes)."""
     by: str
-    """What a group is: ``file`` or ``folder``."""
+    """What a group is: ``file`` or ``folder``, or the name of a field."""
+    schema: Schema | None = None
+    """Reads the columns of rows and media; None: running text."""
 
 
 Source = Callable[[Any, Place], Iterator[Record | SetAside]]

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from treadle.data.record import Record, SetAside
 from treadle.data.sources.base import Place, Source
 from treadle.data.sources.files import read_files
-from treadle.spec.data import FilesSource
+from treadle.data.sources.table import read_table
+from treadle.spec.data import AnySource, FilesSource, TableSource
 
-SOURCES: dict[type, Source] = {FilesSource: read_files}
+SOURCES: dict[type, Source] = {FilesSource: read_files, TableSource: read_table}
 
 
-def collect(spec: FilesSource, place: Place) -> Iterator[Record | SetAside]:
+def collect(spec: AnySource, place: Place) -> Iterator[Record | SetAside]:
     """Everything that the source ``spec`` holds, in the same order each time. Raises ``SourceError``."""
     return SOURCES[type(spec)](spec, place)

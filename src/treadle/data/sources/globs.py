@@ -12,7 +12,10 @@ from pathlib import Path
 from treadle.core.errors import SourceError
 
 _MAGIC = re.compile(r"[*?\[]")
-_PLACES = {"stdlib": lambda: Path(sysconfig.get_path("stdlib"))}
+_PLACES = {
+    "stdlib": lambda: Path(sysconfig.get_path("stdlib")),
+    "data": lambda: Path(os.environ.get("TREADLE_DATA", "../shared/data")).absolute(),
+}
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,13 @@ class Pattern:
     glob: str
 
 
-def parse_pattern(text: str, folder: Path, key: str) -> Pattern:
+def parse_pattern(text: str, folder: Path, key: str, field: str = "files") -> Pattern:
     """Split ``text`` at its first wildcard. Raises ``SourceError`` for an unknown ``{name}`` or a missing fixed folder."""
     names = re.findall(r"\{[^}]*\}", text)
     start = re.match(r"\{(\w+)\}(?:/|$)", text)
     if names and not (start and start.group(1) in _PLACES and len(names) == 1):
-        cure = "'{stdlib}' is known, at the start of the pattern; write two sources for two endings"
-        raise SourceError(f"{key}.files: {names[0]} in {text!r} is not understood", cure=cure)
+        cure = "'{stdlib}' and '{data}' are known, at the start of the pattern; write two sources for two endings"
+        raise SourceError(f"{key}.{field}: {names[0]} in {text!r} is not understood", cure=cure)
     base, rest = (_PLACES[start.group(1)](), text[start.end() :]) if start else (folder, text)
     parts = rest.split("/")
     fixed = 0
@@ -40,7 +43,7 @@ def parse_pattern(text: str, folder: Path, key: str) -> Pattern:
     head = "/".join(parts[:fixed])
     root = base / (head + "/" if text.startswith("/") else head) if fixed else base
     if not root.is_dir():
-        message = f"{key}.files: {text!r} names the folder {root}, which is not there"
+        message = f"{key}.{field}: {text!r} names the folder {root}, which is not there"
         raise SourceError(message, cure="mend the path, or make the folder")
     steps = [part for part in parts[:fixed] if part not in ("", ".")]
     if start:

@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped queries, rotary positions and optional query-key normalisation.
+"""Self-attention, causal or not, with grouped queries, rotary positions and optional query-key normalisation.
 
 B rows, T new positions, L positions held, H query heads, K key heads, C features per head, D features per token.
 """
@@ -37,21 +37,24 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(head_dim, eps) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(head_dim, eps) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, rope: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """x: (B, T, D) -> (B, T, D). With a cache the new keys and values are written into it first."""
+    def forward(
+        self, x: Tensor, rope: Tensor, cache: LayerCache | None = None, look: Tensor | None = None, causal: bool = True
+    ) -> Tensor:
+        """x: (B, T, D) -> (B, T, D). With a cache the new keys and values are written into it first. ``look`` (B, 1, T or 1, T):
+        True where a position may be looked at; without it, all earlier ones, and unless ``causal`` the later ones too."""
         B, T, _ = x.shape
         q = self.q_norm(self.q_proj(x).view(B, T, self.heads, self.head_dim)).transpose(1, 2)  # (B, H, T, C)
         k = self.k_norm(self.k_proj(x).view(B, T, self.kv_heads, self.head_dim)).transpose(1, 2)  # (B, K, T, C)
         v = self.v_proj(x).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
         q, k = rotate(q, rope), rotate(k, rope)
-        mask = None
+        mask = look
         if cache is not None:
             rows, positions = cache.write
             cache.keys[rows, :, positions] = k.transpose(1, 2)
             cache.values[rows, :, positions] = v.transpose(1, 2)
             k, v, mask = cache.keys, cache.values, cache.mask
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=self.heads != self.kv_heads,
+            q, k, v, attn_mask=mask, is_causal=causal and mask is None and T > 1, enable_gqa=self.heads != self.kv_heads,
             dropout_p=self.dropout if self.training else 0.0,
         )
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))

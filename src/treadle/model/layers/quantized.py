@@ -21,7 +21,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(weight.float() / scale.float()[:, None]).clamp(-127, 127).to(torch.int8), scale
 
 
-class _Int8Rows(nn.Module):
+class Int8Rows(nn.Module):
     weight: Tensor
     weight_scale: Tensor
 
@@ -44,14 +44,21 @@ class _Int8Rows(nn.Module):
         return y.to(x.dtype).reshape(*x.shape[:-1], -1)
 
 
-class Int8Linear(_Int8Rows):
-    """A linear layer without bias. ``weight`` (N, M) int8, ``weight_scale`` (N,) bf16."""
+class Int8Linear(Int8Rows):
+    """A linear layer. ``weight`` (N, M) int8, ``weight_scale`` (N,) bf16, ``bias`` (N,) float32 or None."""
+
+    bias: Tensor | None
+
+    def __init__(self, rows: int, columns: int, bias: bool = False) -> None:
+        super().__init__(rows, columns)
+        self.register_buffer("bias", torch.zeros(rows) if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.multiply(x)
+        y = self.multiply(x)
+        return y if self.bias is None else y + self.bias
 
 
-class Int8Embedding(_Int8Rows):
+class Int8Embedding(Int8Rows):
     """A token embedding, which may also be the output layer. ``weight`` (V, D) int8, ``weight_scale`` (V,) bf16."""
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -60,13 +67,15 @@ class Int8Embedding(_Int8Rows):
 
 
 def quantize_modules(module: nn.Module) -> int:
-    """Replace every bias-free linear layer and embedding under ``module`` by its int8 twin, in place; gives how many."""
+    """Replace every linear layer and embedding under ``module`` by its int8 twin, in place; gives how many."""
     count = 0
     for name, child in list(module.named_children()):
         if isinstance(child, (nn.Linear, nn.Embedding)):
-            assert getattr(child, "bias", None) is None, f"{name} has a bias"
             rows, columns = child.weight.shape
-            twin = Int8Linear(rows, columns) if isinstance(child, nn.Linear) else Int8Embedding(rows, columns)
+            bias = getattr(child, "bias", None)
+            twin = Int8Linear(rows, columns, bias is not None) if isinstance(child, nn.Linear) else Int8Embedding(rows, columns)
+            if bias is not None:
+                twin.bias = bias.detach().clone()
             twin.weight, twin.weight_scale = quantize_rows(child.weight)
             setattr(module, name, twin)
             count += 1

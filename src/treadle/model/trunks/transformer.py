@@ -25,9 +25,11 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.width, shape.norm_eps)
         self.mlp = SwiGLU(shape.width, shape.hidden)
 
-    def forward(self, x: Tensor, rope: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D)"""
-        x = x + self._drop(self.self_attn(self.input_layernorm(x), rope, cache))
+    def forward(
+        self, x: Tensor, rope: Tensor, cache: LayerCache | None = None, look: Tensor | None = None, causal: bool = True
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D); ``look`` and ``causal`` as in ``Attention``."""
+        x = x + self._drop(self.self_attn(self.input_layernorm(x), rope, cache, look, causal))
         return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -1,0 +1,77 @@
+"""What every kind of field is. N records."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from treadle.core.layout import Layout
+from treadle.data.columns import Augment, Column
+
+Value = Any
+"""A field's content in its plain form, such as str, float or None; what ``parse`` gives."""
+
+
+class BadValue(ValueError):
+    """A value that cannot be read: ``reason`` is one short word for counting, such as ``not a number``."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+class Field(ABC):
+    """One input or one head's answers. Made with its settings, it is fitted on the train part, or restored from its state."""
+
+    arrow: pa.DataType = pa.string()
+    """Of its columns at rest."""
+
+    def __init__(self, name: str, settings: Any, columns: Sequence[str]) -> None:
+        self.name, self.settings, self.columns = name, settings, tuple(columns)
+
+    @abstractmethod
+    def parse(self, raw: Any) -> Value:
+        """One column's value as it comes from a file, a database or a request -> its plain form. Raises ``BadValue``."""
+
+    def value(self, fields: Mapping[str, Any]) -> Value:
+        """The field's value from a record's plain columns."""
+        return fields.get(self.columns[0])
+
+    @abstractmethod
+    def fit(self, values: Sequence[Value]) -> None:
+        """Learn what encoding needs from the train part's values."""
+
+    @abstractmethod
+    def encode(self, values: Sequence[Value]) -> Column:
+        """N values as arrays."""
+
+    def change(self, seed: int) -> Augment | None:
+        """What changes encoded values at random in training, as the settings ask; None: nothing."""
+        return None
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout:
+        """What a model needs to know, once fitted."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What ``fit`` learned, as JSON values."""
+
+    @abstractmethod
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of ``state``."""
+
+
+def text_of(raw: Any) -> str | None:
+    """A value as text without spaces around it; None where there is none. A whole float is written as the integer that it is."""
+    if raw is None or (isinstance(raw, float) and raw != raw):
+        return None
+    if isinstance(raw, bool):
+        return "true" if raw else "false"
+    if isinstance(raw, float) and raw == int(raw) and abs(raw) < 2**53:
+        return str(int(raw))
+    return str(raw).strip() or None

@@ -1,0 +1,143 @@
+"""A network's answers to held-out records: figures per head with 95% intervals, for each kind of head. N records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from treadle.data.table import Table
+from treadle.data.targets.scalar import NumberTarget
+from treadle.evaluate.metrics import Figure, Floats, interval, ratio
+from treadle.model.network import Network
+
+ROWS = 256
+
+Outputs = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """One head on N records: what it gave, what was right, and how far off it was."""
+
+    kind: str
+    outputs: Outputs
+    """(N, ...) as ``data/targets`` reads them."""
+    targets: Outputs
+    losses: Floats
+    """(N,), NaN where a record has no answer."""
+
+
+@torch.inference_mode()
+def score_records(network: Network, table: Table, done: Callable[[int], None] = lambda rows: None) -> dict[str, HeadScores]:
+    """Every record of ``table`` in order, in float32."""
+    network.eval()
+    found: dict[str, tuple[list[Any], list[Any], list[Any]]] = {name: ([], [], []) for name in network.heads}
+    for first in range(0, table.records, ROWS):
+        batch = table.at(np.arange(first, min(first + ROWS, table.records)))
+        outputs = network(batch)
+        losses, readable = network.losses(outputs, batch), network.readable(outputs)
+        for name, (given, right, off) in found.items():
+            given.append(readable[name].float().numpy())
+            right.append(batch.targets[name].numpy())
+            off.append(losses[name].double().numpy())
+        done(batch.size)
+    kinds = {name: layout.kind for name, layout in network.layouts["heads"].items()}
+    return {name: HeadScores(kinds[name], *(np.concatenate(part) for part in parts)) for name, parts in found.items()}
+
+
+def head_figures(scores: HeadScores, target: Any, drawn: Floats) -> dict[str, Figure]:
+    """The figures of one head over the records that have an answer; ``drawn`` (resamples, N) are bootstrap counts."""
+    known = ~np.isnan(scores.losses)
+    drawn = drawn[:, known]
+    losses = {"loss": ratio(scores.losses[known], np.ones(known.sum()), drawn)}
+    return losses | METRICS[scores.kind](scores.outputs[known], scores.targets[known], target, drawn)
+
+
+def _classes(outputs: Outputs, targets: Outputs, target: Any, drawn: Floats) -> dict[str, Figure]:
+    return _confusion(outputs.argmax(1), targets.astype(np.int64), outputs.shape[1], drawn)
+
+
+def _confusion(given: npt.NDArray[np.int64], right: npt.NDArray[np.int64], classes: int, drawn: Floats) -> dict[str, Figure]:
+    """accuracy, and precision, recall and F1 as the mean over the classes that occur (macro)."""
+    cells = given * classes + right  # (N,)
+    weights = np.concatenate([np.ones((1, len(cells))), drawn])
+    table = np.stack([np.bincount(cells, row, classes * classes) for row in weights]).reshape(-1, classes, classes)
+    hit = np.diagonal(table, axis1=1, axis2=2)
+    predicted, actual = table.sum(2), table.sum(1)
+    occurs = (predicted + actual) > 0
+    precision, recall = hit / np.maximum(predicted, 1e-12), hit / np.maximum(actual, 1e-12)
+    f1 = 2 * hit / np.maximum(predicted + actual, 1e-12)
+
+    def mean(values: Floats) -> Floats:
+        found: Floats = (values * occurs).sum(1) / occurs.sum(1)
+        return found
+
+    values = {"accuracy": hit.sum(1) / table.sum((1, 2)), "precision": mean(precision), "recall": mean(recall), "f1": mean(f1)}
+    return {name: interval(value[0], value[1:]) for name, value in values.items()}
+
+
+def _binary(outputs: Outputs, targets: Outputs, target: Any, drawn: Floats) -> dict[str, Figure]:
+    """accuracy; precision, recall and F1 of the positive value; auc, the area under the receiver's curve."""
+    yes, right = outputs >= 0.5, targets > 0.5
+    weights = np.concatenate([np.ones((1, len(yes))), drawn])
+    both, said, are = (weights @ part.astype(np.float64) for part in (yes & right, yes, right))
+    values = {
+        "accuracy": weights @ (yes == right) / weights.sum(1), "precision": both / np.maximum(said, 1e-12),
+        "recall": both / np.maximum(are, 1e-12), "f1": 2 * both / np.maximum(said + are, 1e-12),
+        "auc": _auc(outputs, right, weights[:201]),
+    }
+    return {name: interval(value[0], value[1:]) for name, value in values.items()}
+
+
+def _auc(outputs: Outputs, right: npt.NDArray[np.bool_], weights: Floats) -> Floats:
+    """Share of (yes, no) pairs in which the yes was given the higher probability, ties counting half; one per row of weights."""
+    order = np.argsort(outputs, kind="stable")
+    _, group = np.unique(outputs[order], return_inverse=True)
+    last = np.append(np.flatnonzero(np.diff(group)), len(group) - 1)
+    w, y = weights[:, order], right[order].astype(np.float64)
+    yes, no = np.cumsum(w * y, 1)[:, last], np.cumsum(w * (1 - y), 1)[:, last]
+    yes_here, no_before = np.diff(yes, axis=1, prepend=0.0), np.concatenate([np.zeros((len(w), 1)), no[:, :-1]], 1)
+    no_here = np.diff(no, axis=1, prepend=0.0)
+    pairs = yes[:, -1] * no[:, -1]
+    found: Floats = (yes_here * (no_before + 0.5 * no_here)).sum(1) / np.maximum(pairs, 1e-12)
+    return np.where(pairs > 0, found, np.nan)
+
+
+def _number(outputs: Outputs, targets: Outputs, target: NumberTarget, drawn: Floats) -> dict[str, Figure]:
+    """mse, rmse and mae in the unit of the data, and r2."""
+    middle = target.middle if outputs.shape[1] > 1 else 0
+    given, right = target.numbers(outputs[:, middle]), target.numbers(targets)
+    weights = np.concatenate([np.ones((1, len(right))), drawn])
+    total = weights.sum(1)
+    mse = weights @ (given - right) ** 2 / total
+    mean = weights @ right / total
+    spread = weights @ right**2 / total - mean**2
+    values = {
+        "mse": mse, "rmse": np.sqrt(mse), "mae": weights @ np.abs(given - right) / total,
+        "r2": 1 - mse / np.maximum(spread, 1e-12),
+    }
+    return {name: interval(value[0], value[1:]) for name, value in values.items()}
+
+
+def _labels(outputs: Outputs, targets: Outputs, target: Any, drawn: Floats) -> dict[str, Figure]:
+    """accuracy: share of records whose labels are all right; precision, recall and F1 over all labels together (micro)."""
+    said, right = outputs >= 0.5, targets > 0.5
+    both, given, are = ((part.sum(1)).astype(np.float64) for part in (said & right, said, right))
+    return {
+        "accuracy": ratio((said == right).all(1).astype(np.float64), np.ones(len(said)), drawn),
+        "precision": _share(both, given, drawn), "recall": _share(both, are, drawn), "f1": _share(2 * both, given + are, drawn),
+    }
+
+
+def _share(top: Floats, bottom: Floats, drawn: Floats) -> Figure:
+    return interval(top.sum() / max(bottom.sum(), 1e-12), (drawn @ top) / np.maximum(drawn @ bottom, 1e-12))
+
+
+METRICS: Mapping[str, Callable[..., dict[str, Figure]]] = {
+    "category": _classes, "binary": _binary, "number": _number, "labels": _labels,
+}

@@ -1,0 +1,42 @@
+"""What a network must beat: the answer that is best without looking at the record. N records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from treadle.data.columns import load_column
+from treadle.data.schema import Schema
+from treadle.evaluate.answers import HeadScores, head_figures
+from treadle.evaluate.metrics import Floats
+from treadle.store.artifacts import Artifact
+
+
+def naive_baselines(
+    dataset: Artifact, schema: Schema, scores: Mapping[str, HeadScores], drawn: Floats
+) -> dict[str, dict[str, Any]]:
+    """Head -> baseline's name -> its figures on the same records."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, head in scores.items():
+        outputs = _constant(head, np.asarray(load_column(dataset.path, "train", f"heads.{name}").values))
+        if outputs is not None:
+            constant = HeadScores(head.kind, outputs, head.targets, head.losses)
+            figures = head_figures(constant, schema.targets[name], drawn)
+            figures.pop("loss")
+            found[name] = {"always the same": {metric: figure.as_dict() for metric, figure in figures.items()}}
+    return found
+
+
+def _constant(head: HeadScores, train: Any) -> Any:
+    """Class frequencies, the share of yes, the mean number, each label's share; repeated for every record."""
+    count = len(head.targets)
+    if head.kind == "category":
+        shares = np.bincount(train[train >= 0], minlength=head.outputs.shape[1]) / max(1, (train >= 0).sum())
+        return np.tile(shares, (count, 1))
+    if head.kind == "binary":
+        return np.full(count, np.nanmean(train))
+    if head.kind == "number":
+        return np.full((count, head.outputs.shape[1]), np.nanmean(train))
+    return np.tile(train.mean(0), (count, 1)) if head.kind == "labels" else None

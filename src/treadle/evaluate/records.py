@@ -1,0 +1,76 @@
+"""network + dataset of records -> scorecard: each head's figures with intervals, baselines on the same records, and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from treadle.core.machine import cores
+from treadle.core.progress import task
+from treadle.core.project import Project
+from treadle.data.schema import Schema
+from treadle.data.table import Table
+from treadle.evaluate.answers import HeadScores, head_figures, score_records
+from treadle.evaluate.metrics import Figure, weights
+from treadle.evaluate.naive import naive_baselines
+from treadle.model.network import load_network
+from treadle.spec.stages import Evaluate
+from treadle.store.artifacts import Artifact, Store, write_json
+
+VERSION = 1
+
+
+def evaluate_records(project: Project, store: Store, model: Artifact, dataset: Artifact, *, baselines: bool = True) -> Artifact:
+    """Score ``model`` on the test part of ``dataset``."""
+    settings, seed = project.spec.evaluate, project.spec.seed
+    config = settings.model_dump(mode="json") | {"seed": seed, "baselines": baselines}
+    making = store.making("scorecard", (model.id, dataset.id), config, VERSION, seed)
+    if cached := making.cached():
+        return cached
+    torch.set_num_threads(cores())
+    schema, network = Schema.load(dataset.path), load_network(model.path)
+    table = Table.open(dataset.path, "test", list(schema.inputs), list(schema.targets), shuffle=False)
+    with task("scoring the test part", table.records, "records") as work:
+        scores = score_records(network, table, work.advance)
+    drawn = weights(table.records, settings.resamples, seed)
+    figures = {name: head_figures(head, schema.targets[name], drawn) for name, head in scores.items()}
+    naive = naive_baselines(dataset, schema, scores, drawn) if baselines else {}
+    card = {
+        "kind": "records", "measure": "loss", "model": model.id, "dataset": dataset.id, "part": "test", "records": table.records,
+        "heads": {
+            name: {
+                "kind": scores[name].kind, "metrics": {metric: figure.as_dict() for metric, figure in found.items()},
+                "baselines": naive.get(name, {}), "unanswered": int(np.isnan(scores[name].losses).sum()),
+            }
+            for name, found in figures.items()
+        },
+        "gate": judge_heads(settings, figures) if baselines else [],
+    }
+    with making.draft() as draft:
+        write_json(draft.path / "scorecard.json", card)
+        _write_scores(draft.path / "documents.parquet", dataset, network.weights, scores)
+        draft.counts.update(card)
+    return making.open()
+
+
+def judge_heads(settings: Evaluate, figures: Mapping[str, Mapping[str, Figure]]) -> list[dict[str, Any]]:
+    """One row per bound of the gate, ``metric`` or ``head.metric``: passed only if the whole interval keeps to it."""
+    rows = []
+    for key, bound in settings.gate.items():
+        head, _, metric = key.rpartition(".")
+        figure = figures[head or next(name for name, found in figures.items() if metric in found)][metric]
+        passed = bound.holds(figure.high) and bound.holds(figure.low)
+        rows.append({"metric": key, "bound": str(bound), **figure.as_dict(), "passed": passed})
+    return rows
+
+
+def _write_scores(path: Any, dataset: Artifact, shares: Mapping[str, float], scores: Mapping[str, HeadScores]) -> None:
+    """Per record: id, the weighted sum of the heads' losses, and 1: what two versions are compared by."""
+    ids = pq.read_table(dataset.path / "test.records.parquet")["id"]
+    loss = np.sum([shares[name] * np.nan_to_num(head.losses) for name, head in scores.items()], axis=0)
+    pq.write_table(pa.table({"id": ids, "loss": loss, "size": np.ones(len(loss))}), path)

@@ -1,0 +1,164 @@
+"""Any model but the language models of public layouts: inputs, a trunk, heads, as ``model:`` says and the data's layouts fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from treadle.core.batch import Batch
+from treadle.core.errors import ArtifactError
+from treadle.core.layout import Layout
+from treadle.model.heads.scalar import BinaryHead, ClassHead, LabelsHead, NumberHead
+from treadle.model.inputs.fields import NameInput, NumberInput, SetInput, VectorInput
+from treadle.model.inputs.text import PairInput, TokensInput
+from treadle.model.layers.quantized import Int8Rows, quantize_modules
+from treadle.model.layers.signal import Form, Signal
+from treadle.model.trunks.conv import ConvTrunk
+from treadle.model.trunks.encoder import EncoderTrunk
+from treadle.model.trunks.mlp import MlpTrunk
+from treadle.model.trunks.recurrent import RecurrentTrunk
+from treadle.spec.derive import transformer_shape
+from treadle.spec.model import Model
+
+FILE = "network.json"
+WEIGHTS = "model.safetensors"
+
+INPUTS: dict[str, Callable[..., nn.Module]] = {
+    "number": NumberInput, "category": NameInput, "boolean": NameInput, "set": SetInput, "date": VectorInput,
+    "text": TokensInput, "pair": PairInput,
+}
+"""Kind -> (layout, kind of trunk, **more) -> a module with ``form`` that gives a ``Signal``."""
+HEADS: dict[str, Callable[[Layout, Form], nn.Module]] = {
+    "category": ClassHead, "binary": BinaryHead, "number": NumberHead, "labels": LabelsHead,
+}
+"""Kind -> (layout, form of the trunk's signal) -> a module with ``outputs``, ``losses`` and ``readable``."""
+_SEQUENCES = ("text", "pair")
+
+Layouts = Mapping[str, Mapping[str, Layout]]
+"""``inputs`` and ``heads`` by name."""
+
+
+class Network(nn.Module):
+    """``model`` and ``layouts`` say all its sizes."""
+
+    def __init__(self, model: Model, layouts: Layouts) -> None:
+        super().__init__()
+        self.spec, self.layouts = model, layouts
+        width = _token_width(model)
+        self.inputs = nn.ModuleDict({
+            name: INPUTS[layout.kind](layout, model.trunk.kind, **({"width": width} if layout.kind in _SEQUENCES else {}))
+            for name, layout in layouts["inputs"].items()
+        })
+        forms: list[Any] = [module.form for module in self.inputs.values()]
+        self.trunk = _make_trunk(model, forms)
+        self.heads = nn.ModuleDict({name: HEADS[layout.kind](layout, self.trunk.form) for name, layout in layouts["heads"].items()})
+        self.weights = {name: float((layout.options or {}).get("weight", 1.0)) for name, layout in layouts["heads"].items()}
+
+    def signal(self, batch: Batch) -> Signal:
+        """What the trunk makes of the batch's inputs."""
+        parts = [module(batch.inputs[name], batch.lengths.get(name)) for name, module in self.inputs.items()]
+        found: Signal = self.trunk(parts)
+        return found
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Each head's outputs, as its loss takes them."""
+        signal = self.signal(batch)
+        return {name: head.outputs(signal) for name, head in self._heads()}
+
+    def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Each head's loss per row (B,), NaN where a row has no answer."""
+        return {name: head.losses(outputs[name], batch.targets[name]) for name, head in self._heads()}
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The sum over heads of weight times the mean loss over the rows that have an answer."""
+        found = self.losses(self(batch), batch)
+        return torch.stack([weight * _mean_known(found[name]) for name, weight in self.weights.items()]).sum()
+
+    def terms(self, batch: Batch) -> int:
+        """How many rows the loss is a mean of."""
+        return batch.size
+
+    def readable(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each head's outputs as answers are read from them."""
+        return {name: head.readable(outputs[name]) for name, head in self._heads()}
+
+    def _heads(self) -> Iterator[tuple[str, Any]]:
+        yield from self.heads.items()
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def make_network(model: Model, layouts: Layouts, seed: int) -> Network:
+    """A network with fresh weights, a pure function of the arguments: torch's own initial weights, embeddings with deviation 1/sqrt
+    of their width."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network(model, layouts)
+        for module in network.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, 0.0, module.embedding_dim**-0.5)
+    return network
+
+
+def quantize_network(network: Network) -> None:
+    """Hold the matrices of dense layers and embeddings as int8, in place; recurrent cells and convolutions stay as they are."""
+    quantize_modules(network)
+
+
+def save_network(network: Network, folder: Path) -> None:
+    """Write network.json (the model section, the layouts, and whether it is quantised) and model.safetensors."""
+    layouts = {kind: {name: layout.as_dict() for name, layout in part.items()} for kind, part in network.layouts.items()}
+    quantized = any(isinstance(module, Int8Rows) for module in network.modules())
+    found = {"model": network.spec.model_dump(mode="json"), "layouts": layouts, "quantize": "int8" if quantized else "none"}
+    (folder / FILE).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_network(folder: Path) -> Network:
+    """The network in ``folder``, in evaluation mode. Raises ``ArtifactError`` where a file is damaged."""
+    try:
+        found: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        layouts = {
+            kind: {name: Layout.from_dict(layout) for name, layout in part.items()} for kind, part in found["layouts"].items()
+        }
+        network = Network(Model.model_validate(found["model"]), layouts)
+        if found["quantize"] == "int8":
+            quantize_modules(network)
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ArtifactError(f"cannot read the model in {folder}: {error}", cure="remove that artifact and run again") from None
+    return network.eval()
+
+
+def _make_trunk(model: Model, forms: list[Form]) -> Any:
+    settings = model.trunk.settings
+    if model.trunk.kind == "mlp":
+        return MlpTrunk(settings, forms)
+    if model.trunk.kind == "conv":
+        return ConvTrunk(settings, forms)
+    if model.trunk.kind == "recurrent":
+        return RecurrentTrunk(settings, forms)
+    looks_ahead = any(head.kind in ("next_token", "next_item") for head in model.heads.values())
+    return EncoderTrunk(settings, forms, looks_ahead if settings.causal is None else settings.causal)
+
+
+def _token_width(model: Model) -> int:
+    """Features per token: those of the trunk where it reads a sequence, else 128."""
+    if model.trunk.recurrent:
+        return model.trunk.recurrent.embedding
+    return transformer_shape(model.trunk.transformer, 0, 0).width if model.trunk.transformer else 128
+
+
+def _mean_known(losses: Tensor) -> Tensor:
+    known = ~losses.isnan()
+    return losses.where(known, 0.0).sum() / known.sum().clamp_min(1)

@@ -1,0 +1,59 @@
+"""A recurrent net over all inputs, one behind the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from treadle.model.layers.signal import Form, Signal
+from treadle.spec.trunks import Recurrent
+
+
+class RecurrentTrunk(nn.Module):
+    """LSTM or GRU. Padding is not read: in the backward direction it would be read first."""
+
+    def __init__(self, settings: Recurrent, forms: Sequence[Form]) -> None:
+        super().__init__()
+        kinds: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+        self.bring = nn.ModuleList(
+            nn.Identity() if form.width == settings.embedding else nn.Linear(form.width, settings.embedding) for form in forms
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+        self.net = kinds[settings.cell](
+            settings.embedding, settings.width, settings.depth, batch_first=True, bidirectional=settings.directions == 2,
+            dropout=settings.dropout if settings.depth > 1 else 0.0,
+        )
+        self.form = Form(0, settings.width * settings.directions)
+
+    def forward(self, parts: Sequence[Signal]) -> Signal:
+        """Signals of all inputs -> (B, T, D); a row is summed up by the largest value of each feature over its positions."""
+        x, lengths = self._joined(parts)
+        x = self.dropout(x)
+        if lengths is None:
+            out: Tensor = self.net(x)[0]
+        else:
+            packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            out, _ = pad_packed_sequence(self.net(packed)[0], batch_first=True, total_length=x.shape[1])
+        out = self.dropout(out)
+        signal = Signal(out, lengths)
+        mask = signal.mask()
+        pooled = (out if mask is None else out.masked_fill(~mask[..., None], float("-inf"))).amax(1)
+        return Signal(out, lengths, pooled)
+
+    def _joined(self, parts: Sequence[Signal]) -> tuple[Tensor, Tensor | None]:
+        """All positions (B, T, D) with no padding between inputs, and their number (B,) where rows differ."""
+        brought = [bring(part.features) for bring, part in zip(self.bring, parts, strict=True)]
+        if len(parts) == 1:
+            return brought[0], parts[0].lengths
+        x = torch.cat(brought, 1)
+        if all(part.lengths is None for part in parts):
+            return x, None
+        masks = [part.mask() for part in parts]
+        known = torch.cat(
+            [m if m is not None else f.new_ones(f.shape[:2], dtype=torch.bool) for m, f in zip(masks, brought, strict=True)], 1
+        )
+        order = (~known).to(torch.uint8).argsort(dim=1, stable=True)  # padding goes to the end
+        return x.gather(1, order[..., None].expand_as(x)), known.sum(1)

@@ -1,0 +1,123 @@
+"""``model.heads:`` what the model gives, and how far off it is. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from treadle.spec.fields import Fraction, Section
+from treadle.spec.kinds import OneOf
+
+
+class _Head(Section):
+    weight: float = Field(default=1.0, ge=0)
+    """Of this head's loss in the sum over heads."""
+
+
+class _Column(_Head):
+    column: str | None = None
+    """Field of the record with the right answer; None: the head's name."""
+
+
+class NextToken(_Head):
+    """The token that follows each position of the text."""
+
+
+class MaskedToken(_Head):
+    """The tokens that were hidden from the text (Devlin et al. 2019, section 3.1)."""
+
+    mask: Fraction = 0.15
+    """Share of tokens that are predicted; 80% of them are hidden, 10% replaced, 10% left."""
+    whole_words: bool = True
+    """Hide all tokens of a word together."""
+
+
+class Classes(_Column):
+    """One of several classes, by a softmax."""
+
+    smoothing: Fraction = 0.0
+    """Share of the target's probability spread over all classes (Szegedy et al. 2016, section 7)."""
+    balance: bool = False
+    """Weigh each class by the inverse of its frequency."""
+
+
+class Labels(_Column):
+    """Any number of labels, each by itself."""
+
+    separator: str = Field(default=",", min_length=1)
+    """What stands between the labels where the field is one text."""
+
+
+class Binary(_Column):
+    """Yes or no."""
+
+    positive: str | None = None
+    """The value that counts as yes; None: the rarer one."""
+    balance: bool = False
+    """Weigh yes and no by the inverse of their frequency."""
+
+
+class Quantity(_Column):
+    """A number."""
+
+    loss: Literal["mse", "mae", "huber", "quantile"] = "mse"
+    """What is minimised, on standardised values."""
+    quantiles: list[Fraction] = [0.1, 0.5, 0.9]
+    """Predicted with ``loss: quantile``; the one nearest to 0.5 is the answer."""
+    log: bool = False
+    """Learn the logarithm of 1 + the number, for quantities that span powers of ten."""
+
+
+class Tags(_Column):
+    """A tag for each word, such as the BIO tags of named entities."""
+
+
+class Transcript(_Column):
+    """A text without known alignment (connectionist temporal classification, Graves et al. 2006)."""
+
+
+class NextItem(_Head):
+    """The item that follows in a history of events."""
+
+    negatives: int = Field(default=0, ge=0)
+    """Items drawn as wrong answers for each right one; 0: all others."""
+
+
+class Boxes(_Column):
+    """Objects in an image with their classes (Carion et al. 2020)."""
+
+    queries: int = Field(default=10, ge=1, le=300)
+    """Most objects in one image."""
+
+
+class Embedding(_Head):
+    """A vector in which pairs that belong together are near (van den Oord et al. 2018)."""
+
+    width: int = Field(default=64, ge=2)
+    """Length of the vector."""
+    temperature: float = Field(default=0.05, gt=0)
+    """Of the softmax over the other pairs of the batch."""
+
+
+class Head(OneOf):
+    """One head: its kind, or its kind with settings."""
+
+    what: ClassVar[str] = "head"
+    example: ClassVar[str] = "default: binary"
+
+    next_token: NextToken | None = None
+    masked_token: MaskedToken | None = None
+    category: Classes | None = None
+    labels: Labels | None = None
+    binary: Binary | None = None
+    number: Quantity | None = None
+    tags: Tags | None = None
+    ctc: Transcript | None = None
+    next_item: NextItem | None = None
+    boxes: Boxes | None = None
+    embedding: Embedding | None = None
+
+    def column(self, name: str) -> str | None:
+        """Field of the record with the right answer of this head, called ``name``; None where the inputs hold it."""
+        return (self.settings.column or name) if isinstance(self.settings, _Column) else None
