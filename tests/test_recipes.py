@@ -11,6 +11,8 @@ from treadle.check import check_data
 from treadle.core.project import load_project
 from treadle.pipeline import Workshop, build, plan
 from treadle.scaffold import RECIPES, init, recipes
+from treadle.spec.load import read_file
+from treadle.spec.project import ProjectSpec
 
 SMALL = {
     "pycode": (
@@ -21,15 +23,30 @@ SMALL = {
 }
 
 
+SAMPLED = sorted(path.parent.name for path in RECIPES.glob("*/sample.yaml"))
+
+
 def test_every_recipe_is_listed_and_has_a_test():
     folders = {path.name for path in RECIPES.iterdir() if path.is_dir()}
-    assert folders == set(recipes()) == set(SMALL)
-    assert all(len(text) > 20 for text in recipes().values())
+    assert folders == set(recipes()) == set(SMALL) | set(SAMPLED)
+    assert all(len(text) > 3 for about in recipes().values() for text in vars(about).values())
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_recipe_runs_on_its_sample(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TREADLE_DATA", str(tmp_path / "nothing"))
+    assert isinstance(read_file(RECIPES / name / "treadle.yaml"), ProjectSpec)
+    folder, missing = init(name, tmp_path / name)
+    assert missing
+    workshop = Workshop.open(load_project(folder))
+    outcome = build(workshop, plan(workshop))
+    assert outcome.version == 1
+    assert json.dumps(outcome.as_dict())
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_a_recipe_runs(name: str, tmp_path: Path):
-    folder = init(name, tmp_path / name)
+    folder, _ = init(name, tmp_path / name)
     assert check_data(load_project(folder))["sources"][0]["count"] > 0
     project = load_project(folder, SMALL[name])
     workshop = Workshop.open(project)

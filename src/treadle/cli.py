@@ -105,9 +105,13 @@ def init(
 ) -> None:
     """Make a project folder from a recipe."""
     with _command(json) as output:
-        made = _use("recipes").init(recipe, folder)
-        lines = [f"made {made} from recipe {recipe}", "next:", f"  cd {made}", "  treadle plan", "  treadle run", "  treadle serve"]
-        output.give({"folder": str(made), "recipe": recipe}, lines)
+        made, missing = _use("recipes").init(recipe, folder)
+        lines = [f"made {made} from recipe {recipe}"]
+        if missing:
+            lines.append(f"  {', '.join(missing)} is not on this machine: the recipe's small sample stands in, and its figures say")
+            lines.append("  little. Set TREADLE_DATA to the folder that holds the real data, and run init again, for those")
+        lines += ["next:", f"  cd {made}", "  treadle plan", "  treadle run", "  treadle serve"]
+        output.give({"folder": str(made), "recipe": recipe, "missing_data": missing}, lines)
 
 
 @app.command()
@@ -115,7 +119,8 @@ def recipes(json: Json = False) -> None:
     """List the recipes."""
     with _command(json) as output:
         found = _use("recipes").recipes()
-        output.give({"recipes": found}, [f"{name:12}  {text}" for name, text in found.items()])
+        lines = _use("show").recipes({name: vars(about) for name, about in found.items()})
+        output.give({"recipes": {name: vars(about) for name, about in found.items()}}, lines)
 
 
 @app.command()

@@ -30,6 +30,15 @@ def checked(project: Project, found: Mapping[str, Any]) -> list[str]:
     return [*lines, "", size, *derived(found["derived"])]
 
 
+def recipes(found: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Each recipe with its data, its time on two cores, and its figures."""
+    lines = []
+    for name, about in found.items():
+        lines += [f"{name:18}{about['what']}", f"{'':18}{about['data']}; {about['time']}"]
+        lines += [f"{'':18}reached {about['reached']}; reference: {about['reference']}"]
+    return lines
+
+
 def derived(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each value with its reason."""
     return table([(str(row['key']), str(row["value"]), row["reason"]) for row in rows])

@@ -14,6 +14,7 @@ from treadle.data.tokenizer import decode, load_tokenizer, make_tokenizer
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset, part_of
 from treadle.spec.data import Split
+from treadle.spec.inputs import Tokenizer
 from treadle.store.artifacts import Artifact, Store
 
 Make = Callable[..., tuple[Project, Store]]
@@ -70,9 +71,9 @@ def test_tokenizer_learns_from_the_train_part_alone(make_project: Make, texts: P
     dataset = make_dataset(project, store, corpus)
     records = list(read_records(corpus.path / "records.parquet"))
     train = [r.fields["text"] for r in records if part_of(r.group, 0, project.spec.data.split) == "train"]
-    expected = make_tokenizer(train, 300)
+    expected = make_tokenizer(train, Tokenizer(bpe=300))
     assert load_tokenizer(dataset.path / "tokenizer.json").get_vocab() == expected.get_vocab()
-    assert expected.get_vocab() != make_tokenizer([r.fields["text"] for r in records], 300).get_vocab()
+    assert expected.get_vocab() != make_tokenizer([r.fields["text"] for r in records], Tokenizer(bpe=300)).get_vocab()
 
 
 @pytest.mark.parametrize("dedupe", ["near", "exact", "none"])

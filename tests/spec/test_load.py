@@ -63,7 +63,8 @@ EACH = [
     ("train: {lr: 1}", "6:9 train.lr: is not a known key", "say train.learning_rate"),
     ("serve:\n  prot: 1", "7:3 serve.prot: is not a known key", "did you mean 'port'?"),
     ("compress: {zzz: 1}", "6:12 compress.zzz: is not a known key", "allowed here: quantize, max_drift"),
-    ("evaluate: {gate: {bits: '<= 2'}}", "6:25 evaluate.gate.bits: no head has the figure 'bits'; known: accuracy, bits_per_byte, loss, perplexity",
+    ("evaluate: {gate: {bits: '<= 2'}}",
+     "6:25 evaluate.gate.bits: no head has the figure 'bits'; known: accuracy, bits_per_byte, loss, perplexity",
      "give values that agree, or leave one out"),
     # wrong types and values
     ("seed: two", '6:7 seed: must be a whole number (is "two")', "write it without quotes, like 4"),
@@ -319,7 +320,7 @@ def test_the_json_schema_takes_what_we_take() -> None:
         "Additional properties are not allowed ('trian' was unexpected)"
     ]
     assert not validator.is_valid({**good, "seed": "x"})
-    assert not validator.is_valid({**good, "evaluate": {"gate": {"bits": "<= 2.0"}}})
+    assert not validator.is_valid({**good, "evaluate": {"gate": {"bits_per_byte": ["<= 2.0"]}}})
     assert not validator.is_valid({key: value for key, value in good.items() if key != "data"})
 
 

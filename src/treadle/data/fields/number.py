@@ -72,7 +72,8 @@ class NumberField(Field):
 
     def _scale(self, numbers: Array) -> Array:
         if self.settings.scale != "quantile":
-            return (numbers - self.centre) / self.spread
+            scaled: Array = (numbers - self.centre) / self.spread
+            return scaled
         # The middle of the ranks that equal values share, so that a frequent value is not pushed to one side.
         low = np.searchsorted(self.knots, numbers, "left") / (_KNOTS - 1)
         high = np.searchsorted(self.knots, numbers, "right") / (_KNOTS - 1)

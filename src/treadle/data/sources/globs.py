@@ -12,10 +12,14 @@ from pathlib import Path
 from treadle.core.errors import SourceError
 
 _MAGIC = re.compile(r"[*?\[]")
-_PLACES = {
-    "stdlib": lambda: Path(sysconfig.get_path("stdlib")),
-    "data": lambda: Path(os.environ.get("TREADLE_DATA", "../shared/data")).absolute(),
-}
+
+
+def data_folder() -> Path:
+    """Where public data sets lie on this machine: what the environment variable TREADLE_DATA says, else ../shared/data."""
+    return Path(os.environ.get("TREADLE_DATA", "../shared/data")).absolute()
+
+
+_PLACES = {"stdlib": lambda: Path(sysconfig.get_path("stdlib")), "data": data_folder}
 
 
 @dataclass(frozen=True)
