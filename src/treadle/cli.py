@@ -20,7 +20,8 @@ from treadle.core.errors import TreadleError
 # What each word needs, beside what stands above.
 _MODULES = {
     "check": "treadle.check", "config": "treadle.spec.load", "project": "treadle.core.project", "recipes": "treadle.scaffold",
-    "pipeline": "treadle.pipeline", "serve": "treadle.serve.server", "trace": "treadle.report.trace",
+    "pipeline": "treadle.pipeline", "predict": "treadle.serve.file", "serve": "treadle.serve.server",
+    "trace": "treadle.report.trace",
     "report": "treadle.report.page", "ledger": "treadle.store.ledger", "artifacts": "treadle.store.artifacts",
     "show": "treadle.show", "plan": "treadle.plan.estimate",
 }
@@ -194,6 +195,20 @@ def serve(
         project = _project(file, set)
         store = _use("artifacts").Store(project.store)
         _use("serve").run_server(project, store, _ledger(project), host, port, output.give if json else None)
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(help="A table with the model's columns, or a folder of its images or recordings.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A .csv or .jsonl; default: NAME.predictions.csv.")] = None,
+    file: File = _HERE, json: Json = False,
+) -> None:
+    """Write the live version's answer to every row of a table beside it."""
+    with _command(json) as output:
+        project = _project(file, None)
+        found = _use("predict").predict_file(project, _use("artifacts").Store(project.store), _ledger(project), source, out)
+        document = found.as_dict()
+        output.give(document, _use("show").predicted(document))
 
 
 @app.command()

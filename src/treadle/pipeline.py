@@ -130,7 +130,7 @@ def improve(workshop: Workshop) -> Outcome:
     outcome = Outcome()
     with _recorded(workshop, "improve", outcome):
         with outcome.timed("prepare") as made:
-            corpus = workshop.keep(feedback_corpus(project, store, ledger))
+            corpus = workshop.keep(feedback_corpus(project, store, ledger, base))
             answers = workshop.keep(feedback_dataset(project, store, corpus, base))
             made += [corpus, answers]
         outcome.account, outcome.redacted = corpus.counts["account"], corpus.counts["redacted"]

@@ -39,6 +39,16 @@ def recipes(found: Mapping[str, Mapping[str, str]]) -> list[str]:
     return lines
 
 
+def predicted(found: Mapping[str, Any]) -> list[str]:
+    """Where the answers are, and which rows have none."""
+    aside = found["set_aside"]
+    lines = [f"wrote {found['path']}: {found['answered']} rows answered by version {found['version']}, {len(aside)} not"]
+    for item in aside[:_SAMPLE_LINES]:
+        detail = f" ({item['detail']})" if item["detail"] else ""
+        lines.append(f"  {item['source']}: {item['reason']}{detail}")
+    return lines + [f"  ({len(aside) - _SAMPLE_LINES} more in the column 'problem')"] * (len(aside) > _SAMPLE_LINES)
+
+
 def derived(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each value with its reason."""
     return table([(str(row['key']), str(row["value"]), row["reason"]) for row in rows])

@@ -236,7 +236,7 @@ def test_a_full_queue_is_429_with_retry_after(serve: Serve, until: Callable[...,
     running = serve("serve.slots=1", "serve.queue=0")
     body = {"model": "tiny", "prompt": "x", "max_tokens": 1000, "temperature": 0, "stream": True}
     with running.client.stream("POST", "/v1/completions", json=body):
-        until(lambda: running.live.engine.active)
+        until(lambda: running.live.worker.active)
         response = httpx.post(f"{running.url}/v1/completions", json={"model": "tiny", "prompt": "x"})
     assert (response.status_code, error_of(response)["type"]) == (429, "rate_limit_error")
     assert int(response.headers["retry-after"]) >= 1

@@ -16,8 +16,9 @@ from treadle.data.tokenizer import load_tokenizer
 from treadle.model.generate import generate
 from treadle.model.hub import load_model
 from treadle.serve import engine as module
-from treadle.serve.engine import Answer, Engine, Full, Piece, Retired, Settings, Version
+from treadle.serve.engine import Answer, Engine, Piece, Settings
 from treadle.serve.text import TextStream, token_bytes
+from treadle.serve.version import Full, Retired, Version
 
 PROMPTS = ["def f(x):\n", "", "class JSONDecoder(json):\n    def raw", "naïve 你好 🙂", "import re\n" * 30, "return", "x"]
 GREEDY = Settings(max_tokens=40, temperature=0.0, top_p=1.0)

@@ -77,13 +77,13 @@ def test_an_answer_under_way_is_finished_by_the_version_that_began_it(
     serve: Callable[..., Any], site: Any, until: Callable[..., None]
 ) -> None:
     running = serve()
-    weights = weakref.ref(running.live.engine.model)
+    weights = weakref.ref(running.live.worker.model)
     body = {"model": "tiny", "prompt": "def f", "max_tokens": 600, "temperature": 0, "stream": True}
     with running.client.stream("POST", "/v1/completions", json=body) as response:
         lines = response.iter_lines()
         next(lines)
         site.ledger.promote(site.packages[1], "better")
-        until(lambda: running.live.engine.version.number == 2)
+        until(lambda: running.live.version.number == 2)
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
     assert all('"version":1' in line for line in rest[:-1])
@@ -105,7 +105,7 @@ def test_a_damaged_version_is_not_served_and_is_told(
     assert "treadle_swap_failed 1.0" in text
     assert running.complete("x", max_tokens=1).json()["version"] == 1
     site.ledger.promote(site.packages[1], "whole")
-    until(lambda: running.live.engine.version.number == 3)
+    until(lambda: running.live.version.number == 3)
     until(lambda: running.client.get("/readyz").json()["failed"] is None)
 
 
@@ -120,7 +120,7 @@ def test_a_version_that_was_mended_is_taken_up(
     site.ledger.promote(site.packages[1], "cut short")
     until(lambda: running.live.failed)
     file.write_bytes(whole)
-    until(lambda: running.live.engine.version.number == 2)
+    until(lambda: running.live.version.number == 2)
     assert running.live.failed is None
 
 
@@ -139,7 +139,7 @@ def test_a_ledger_that_fails_for_a_while_stops_nothing(
     assert running.complete("x", max_tokens=1).status_code == 200
     monkeypatch.setattr(site.ledger, "live", real)
     site.ledger.promote(site.packages[1], "better")
-    until(lambda: running.live.engine.version.number == 2)
+    until(lambda: running.live.version.number == 2)
 
 
 def test_nothing_live_or_a_damaged_version_does_not_start(site: Any, tmp_path: Any) -> None:

@@ -50,6 +50,10 @@ class Table(Examples):
             {name: load_column(folder, part, f"heads.{name}") for name in targets}, seed, augment, shuffle,
         )
 
+    def whole(self) -> Batch:
+        """All records in order, as one batch."""
+        return self.at(np.arange(self.records, dtype=np.int64))
+
     def rows(self, numbers: Numbers) -> Batch:
         epochs, places = np.divmod(numbers, self.records)
         index = np.empty(len(numbers), np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -12,9 +13,13 @@ from treadle.core.errors import UserError
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.data.account import Account
+from treadle.data.fields.base import BadValue
 from treadle.data.record import Record, SetAside, content_id, read_records, write_records, write_set_aside
+from treadle.data.schema import FILE as FIELDS_FILE
+from treadle.data.schema import Schema
 from treadle.data.shards import END_ID, Document, write_shard
 from treadle.data.tokenizer import encode_all, load_tokenizer
+from treadle.feedback.records import as_record, write_parts
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.ledger import Ledger
 
@@ -26,8 +31,11 @@ HELD_OUT_FLOOR = 5
 LICENCE = "user feedback, given with consent"
 
 
-def curate(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Record], list[SetAside], Account]:
-    """Rows of ``Ledger.all_feedback`` -> records with the fields ``prompt`` and ``answer``, what is set aside, and the account.
+def curate(
+    rows: Sequence[Mapping[str, Any]], schema: Schema | None = None
+) -> tuple[list[Record], list[SetAside], Account]:
+    """Rows of ``Ledger.all_feedback`` -> records, what is set aside, and the account. Records have the fields ``prompt`` and
+    ``answer``, or those of ``schema``.
 
     An edited answer teaches the edit, one that was accepted teaches itself. Only the newest word on each answer counts.
     """
@@ -39,21 +47,28 @@ def curate(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Record], list[SetAsi
         source = f"answer {row['answer']}"
         answer = row["edited"] if row["edited"] is not None else row["text"]
         reason = _unusable(row, newest, answer)
+        record = None
         if reason is None:
-            fields = {"prompt": str(row["prompt"]), "answer": str(answer)}
-            id = content_id(fields)
-            if id in seen:
-                reason = "said before"
-            seen.setdefault(id, source)
-        if reason is None:
+            try:
+                record = as_record(row, str(answer), schema, LICENCE) if schema else _text_record(row, str(answer))
+                reason = "said before" if record.id in seen else None
+                seen.setdefault(record.id, source)
+            except BadValue as error:
+                reason = error.reason
+        if record is not None and reason is None:
             kind = "edited" if row["edited"] is not None else "accepted"
-            meta = {"feedback": row["id"], "kind": kind, "version": row["version"]}
-            records.append(Record(id, fields, source, LICENCE, _group(fields["prompt"]), meta))
+            records.append(replace(record, meta={"feedback": row["id"], "kind": kind, "version": row["version"]}))
             account.kept += 1
         else:
+            assert reason is not None
             aside.append(SetAside(source, reason, f"feedback {row['id']}"))
             account.set_aside[reason] += 1
     return records, aside, account
+
+
+def _text_record(row: Mapping[str, Any], answer: str) -> Record:
+    fields = {"prompt": str(row["prompt"]), "answer": answer}
+    return Record(content_id(fields), fields, f"answer {row['answer']}", LICENCE, _group(fields["prompt"]))
 
 
 def _unusable(row: Mapping[str, Any], newest: Mapping[str, int], answer: str | None) -> str | None:
@@ -66,10 +81,12 @@ def _unusable(row: Mapping[str, Any], newest: Mapping[str, int], answer: str | N
     return None if answer.strip() else "empty"
 
 
-def feedback_corpus(project: Project, store: Store, ledger: Ledger) -> Artifact:
-    """Everything that users taught so far, as a corpus. Raises ``UserError`` where that is too little for a round."""
+def feedback_corpus(project: Project, store: Store, ledger: Ledger, base: Artifact) -> Artifact:
+    """Everything that users taught so far, as a corpus, read as the version ``base`` reads it. Raises ``UserError`` where that is
+    too little for a round."""
     rows = [dict(row) for row in ledger.all_feedback()]
-    records, aside, account = curate(rows)
+    schema = Schema.load(base.path) if (base.path / FIELDS_FILE).exists() else None
+    records, aside, account = curate(rows, schema)
     least = project.spec.improve.min_feedback
     if len(records) < least:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(account.set_aside.items()))
@@ -81,16 +98,17 @@ def feedback_corpus(project: Project, store: Store, ledger: Ledger) -> Artifact:
     if cached := making.cached():
         return cached
     with making.draft() as draft:
-        write_records(draft.path / "records.parquet", records, ("prompt", "answer"))
+        write_records(draft.path / "records.parquet", records, schema.arrow if schema else ("prompt", "answer"))
         write_set_aside(draft.path / "quarantine.parquet", aside)
-        size = sum(len(text.encode()) for record in records for text in record.fields.values())
+        size = sum(len(str(value).encode()) for record in records for value in record.fields.values())
         answers = {"pattern": "users' feedback", "licence": LICENCE, "files": len(records), "bytes": size}
         draft.counts.update({"account": account.as_dict(), "bytes": size, "redacted": {}, "sources": [answers]})
     return making.open()
 
 
 def feedback_dataset(project: Project, store: Store, corpus: Artifact, base: Artifact) -> Artifact:
-    """``corpus`` in the tokens of the version ``base``: prompts are read, answers are predicted. A prompt is in one part only."""
+    """``corpus`` in the tokens or fields of the version ``base``: prompts are read, answers are predicted. A prompt, or a record's
+    inputs, is in one part only."""
     holdout, seed = project.spec.improve.holdout, project.spec.seed
     config = {"holdout": holdout, "seed": seed, "tokenizer": base.id}
     making = store.making("dataset", (corpus.id,), config, DATASET_VERSION, seed)
@@ -104,6 +122,10 @@ def feedback_dataset(project: Project, store: Store, corpus: Artifact, base: Art
         cure = "collect feedback on more different prompts, or raise improve.holdout"
         message = f"{len(parts['test'])} of {len(records)} answers are held out (whole prompts are): {HELD_OUT_FLOOR} are needed"
         raise UserError(message, cure=cure)
+    if (base.path / FIELDS_FILE).exists():
+        with making.draft() as draft:
+            draft.counts.update(write_parts(draft, base, parts))
+        return making.open()
     tokenizer = load_tokenizer(base.path / "tokenizer.json")
     with making.draft() as draft:
         tokenizer.save(str(draft.path / "tokenizer.json"))

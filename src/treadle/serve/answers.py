@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections import Counter
@@ -71,7 +72,7 @@ def record_answer(ledger: Ledger, finished: Finished) -> None:
 
 
 def record_feedback(
-    ledger: Ledger, policy: Policy, answer_id: str, rating: str | None, edited: str | None
+    ledger: Ledger, policy: Policy, answer_id: str, rating: str | None, edited: str | dict[str, Any] | None
 ) -> tuple[str | None, Counter[str]]:
     """File what a user said of an answer; gives the edited text as it was kept, and what was redacted in it. Blocks.
 
@@ -89,7 +90,24 @@ def record_feedback(
             )
             message = "the text of that answer was not kept, so an edited one has nothing to stand beside"
             raise RequestError(message, status=409, field="edited", cure=cure)
-        _, edited, joint = redact_pair(row["prompt"] or "", edited)
-        found = joint - redact(row["prompt"] or "", secrets=True, pii=True)[1]
+        if row["settings"].get("kind") == "prediction":
+            edited, found = _right_answers(row, edited)
+        elif isinstance(edited, str):
+            _, edited, joint = redact_pair(row["prompt"] or "", edited)
+            found = joint - redact(row["prompt"] or "", secrets=True, pii=True)[1]
+        else:
+            raise RequestError("edited: must be text", field="edited", cure="send the whole answer as it should have been")
     ledger.record_feedback(answer_id, rating, edited)
     return edited, found
+
+
+def _right_answers(row: Any, edited: str | dict[str, Any]) -> tuple[str, Counter[str]]:
+    """What the heads should have answered, as JSON; of a model of one head the bare answer is enough. Raises ``RequestError``."""
+    heads = list(json.loads(row["text"]))
+    given = edited if isinstance(edited, dict) else {heads[0]: edited}
+    unknown = sorted(set(given) - set(heads))
+    if unknown or (len(heads) > 1 and not isinstance(edited, dict)):
+        cure = f"heads: {', '.join(heads)}; write {{\"{heads[0]}\": ...}}"
+        raise RequestError(f"edited: {unknown[0]!r} is no head" if unknown else "edited: say which head", field="edited", cure=cure)
+    text, found = redact(_clean(json.dumps(given, ensure_ascii=False)), secrets=True, pii=True)
+    return text, found

@@ -18,7 +18,8 @@ from treadle.serve.completions import Desk
 from treadle.serve.failures import failure, told
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import CountRequests, Monitor
-from treadle.serve.schema import CompletionRequest, FeedbackRequest, parse
+from treadle.serve.predictions import described
+from treadle.serve.schema import CompletionRequest, FeedbackRequest, PredictRequest, parse
 from treadle.serve.site import add_page
 from treadle.store.ledger import Ledger
 
@@ -49,12 +50,16 @@ def _no_route(request: Request, error: Exception) -> Response:
 def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Desk) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        version = live.engine.version
+        version = live.version
         model = {
             "id": project.spec.name, "object": "model", "created": version.since, "owned_by": "treadle",
-            "version": version.number, "package": version.package, "context": live.engine.context,
+            "version": version.number, "package": version.package, **described(live.worker),
         }
         return {"object": "list", "data": [model]}
+
+    @app.post("/v1/predict")
+    async def predict(request: Request) -> Response:
+        return await desk.predict(parse(PredictRequest, await request.body()))
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
@@ -81,7 +86,7 @@ def _add_health(app: FastAPI, live: LiveModel, monitor: Monitor) -> None:
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         failed = live.failed.as_dict() if live.failed else None
-        detail = {"status": "draining" if live.draining else "ready", "version": live.engine.version.number, "failed": failed}
+        detail = {"status": "draining" if live.draining else "ready", "version": live.version.number, "failed": failed}
         return JSONResponse(detail, 503 if live.draining else 200)
 
     @app.get("/metrics")

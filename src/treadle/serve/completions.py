@@ -21,7 +21,8 @@ from treadle.serve.engine import Piece, Settings
 from treadle.serve.failures import error_object, failure
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
-from treadle.serve.schema import CompletionRequest
+from treadle.serve.predictions import parse_rows, record_predictions, until_done
+from treadle.serve.schema import CompletionRequest, PredictRequest
 from treadle.spec.stages import Serve
 from treadle.store.ledger import Ledger
 
@@ -60,6 +61,34 @@ class Desk:
         engine, answer = await anyio.to_thread.run_sync(self.live.ask, request.prompt, how, deliver)
         stored = may_store(self.settings.store, request.store)
         return Reply(self, Finished(f"cmpl-{secrets.token_hex(16)}", engine, answer, request.prompt, stored), request, pieces)
+
+
+    async def predict(self, request: PredictRequest) -> JSONResponse:
+        """Answer about ``request``'s records. Raises ``RequestError``."""
+        if request.model is not None and request.model != self.name:
+            raise RequestError(
+                f"there is no model {request.model[:100]!r}", status=404, field="model", cure=f"this server has {self.name!r}"
+            )
+        if self.live.draining:
+            raise RequestError("the server is stopping", status=503, cure="ask again when it is back")
+        started, raw = time.monotonic(), request.rows
+        worker, rows, future = await anyio.to_thread.run_sync(self.live.predict, lambda schema: parse_rows(schema, raw))
+        found = await until_done(future)
+        stored = may_store(self.settings.store, request.store)
+        self.monitor.answers.labels("stop").inc(len(found))
+        self.monitor.total.observe(time.monotonic() - started)
+        ids: list[str] = [""] * len(found)
+        try:
+            ids = await anyio.to_thread.run_sync(
+                record_predictions, self.ledger, worker, raw, rows, found, stored, started
+            )
+        except Exception as error:
+            self.monitor.unrecorded.inc()
+            _log.error("predictions could not be written to the ledger: %s", error)
+        predictions = [{"id": id, **({"heads": answer})} for id, answer in zip(ids, found, strict=True)]
+        version = worker.version.number
+        body = {"object": "predictions", "model": self.name, "version": version, "stored": stored, "predictions": predictions}
+        return JSONResponse(body, headers={"x-treadle-version": str(version), "cache-control": "no-store"})
 
 
 class Reply:

@@ -21,20 +21,12 @@ from treadle.data.shards import END_ID
 from treadle.model.generate import Cache, advance, generation_threads, sample
 from treadle.model.model import LanguageModel
 from treadle.serve.text import TextStream, token_bytes
+from treadle.serve.version import Full, Retired, Version
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 _CHUNK = 512  # prompt tokens that are read at once, so that a long prompt does not hold up the answers under way
 _COLDEST = 1e-3  # below this a temperature is 0: the division would overflow
 _log = logging.getLogger("treadle.serve")
-
-
-@dataclass(frozen=True)
-class Version:
-    """What is live: its number, the package's id, and since when (Unix seconds)."""
-
-    number: int
-    package: str
-    since: int
 
 
 @dataclass(frozen=True)
@@ -87,19 +79,6 @@ class Answer:
     def cancel(self) -> None:
         """Free the slot within a step; a piece with the reason ``cancelled`` is the last."""
         self.cancelled = True
-
-
-class Full(RequestError):
-    """All slots and the queue are taken; ``retry_after`` seconds from now there may be room."""
-
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        cure = f"ask again in {retry_after} s; 'serve.slots' and 'serve.queue' set how many"
-        super().__init__(f"all slots are taken and {waiting} requests wait", status=429, cure=cure)
-        self.retry_after = retry_after
-
-
-class Retired(Exception):
-    """The engine takes no new work: another version answers now, or the server stops."""
 
 
 class Engine:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.engine import RowMapping
 
 from treadle.core.errors import RequestError, TreadleError, UserError
 from treadle.core.progress import say
+from treadle.data.schema import Schema
 from treadle.data.tokenizer import load_tokenizer
 from treadle.model.hub import load_model
-from treadle.serve.engine import Answer, Engine, Piece, Retired, Settings, Version
+from treadle.model.network import FILE as NETWORK_FILE
+from treadle.model.network import load_network
+from treadle.serve.engine import Answer, Engine, Piece, Settings
 from treadle.serve.monitor import Monitor
+from treadle.serve.predictor import Prediction, Predictor, Row
+from treadle.serve.version import Retired, Version
 from treadle.spec.stages import Serve
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
+
+Worker = Engine | Predictor
+T = TypeVar("T")
 
 LOOK = 1.0  # seconds between looks at the ledger
 RETRY = 30.0  # seconds before a version that would not load is tried again
@@ -38,59 +47,84 @@ class Failed:
 
 
 class LiveModel:
-    """The engine of the live version, and while they still write, those of the versions before it."""
+    """The live version at work, and while they still have requests, the versions before it."""
 
     def __init__(self, store: Store, ledger: Ledger, settings: Serve, monitor: Monitor) -> None:
         """Load the live version. Raises ``UserError`` where none is, ``ArtifactError`` where it does not open."""
         self._store, self._ledger, self._settings, self._monitor = store, ledger, settings, monitor
         self.failed: Failed | None = None
         self.draining = False
-        self._retired: list[Engine] = []
+        self._retired: list[Worker] = []
         self._tried = 0.0
         self._stop = threading.Event()
         row = live_deployment(ledger)
         self._seen = row["id"]
-        self._engine = self._load(_version(row))
+        self._worker = self._load(_version(row))
         self._watcher = threading.Thread(target=self._watch, name="live-model", daemon=True)
         self._watcher.start()
 
     @property
-    def engine(self) -> Engine:
-        """The engine that takes new requests."""
-        return self._engine
+    def worker(self) -> Worker:
+        """What takes new requests."""
+        return self._worker
+
+    @property
+    def version(self) -> Version:
+        """What answers new requests."""
+        return self._worker.version
 
     @property
     def busy(self) -> int:
         """Answers that are being written or wait, of all versions."""
-        return sum(engine.active + engine.waiting for engine in (self._engine, *self._retired))
+        return sum(worker.active + worker.waiting for worker in (self._worker, *self._retired))
 
     def ask(self, prompt: str, settings: Settings, deliver: Callable[[Piece], None]) -> tuple[Engine, Answer]:
         """Put a prompt in line at the live version. Raises ``RequestError``, ``Full`` among them."""
+
+        def submit(worker: Worker) -> tuple[Engine, Answer]:
+            if not isinstance(worker, Engine):
+                raise RequestError("this model answers about records, it writes no text", status=404, cure="ask POST /v1/predict")
+            answer = worker.prepare(prompt, settings, deliver)
+            worker.submit(answer)
+            return worker, answer
+
+        return self._submit(submit)
+
+    def predict(self, parse: Callable[[Schema], Sequence[Row]]) -> tuple[Predictor, Sequence[Row], Future[list[Prediction]]]:
+        """Put records in line at the live version; ``parse`` reads them by its schema. Raises ``RequestError``."""
+
+        def submit(worker: Worker) -> tuple[Predictor, Sequence[Row], Future[list[Prediction]]]:
+            if not isinstance(worker, Predictor):
+                cure = "ask POST /v1/completions"
+                raise RequestError("this model writes text, it does not answer about records", status=404, cure=cure)
+            rows = parse(worker.schema)
+            return worker, rows, worker.submit(rows)
+
+        return self._submit(submit)
+
+    def _submit(self, submit: Callable[[Worker], T]) -> T:
         while True:
-            engine = self._engine
-            answer = engine.prepare(prompt, settings, deliver)
             try:
-                engine.submit(answer)
+                return submit(self._worker)
             except Retired:
                 if self._stop.is_set():
                     raise RequestError("the server is stopping", status=503, cure="ask again when it is back") from None
-                continue  # another version went live since the line above: its tokens may differ, so begin again
-            return engine, answer
+                # Another version went live meanwhile: its tokens and columns may differ, so begin again.
 
     def measure(self) -> None:
         """Bring the gauges up to date."""
-        engines = (self._engine, *self._retired)
-        self._monitor.active.set(sum(engine.active for engine in engines))
-        self._monitor.queue.set(sum(engine.waiting for engine in engines))
-        self._monitor.version.set(self._engine.version.number)
+        workers = (self._worker, *self._retired)
+        self._monitor.active.set(sum(worker.active for worker in workers))
+        self._monitor.queue.set(sum(worker.waiting for worker in workers))
+        self._monitor.version.set(self._worker.version.number)
         self._monitor.swap_failed.set(self.failed is not None)
 
     def close(self) -> None:
         """Cancel what is left and end all threads."""
         self._stop.set()
         self._watcher.join()
-        for engine in (self._engine, *self._retired):
-            engine.stop()
+        for worker in (self._worker, *self._retired):
+            worker.stop()
 
     # -- the watching thread ------------------------------------------------------------------------------------------
 
@@ -106,10 +140,10 @@ class LiveModel:
         if row is not None and (row["id"] != self._seen or (self.failed and time.monotonic() - self._tried > RETRY)):
             self._seen = row["id"]
             self._change(row)
-        self._retired = [engine for engine in self._retired if not engine.done]  # what no one holds gives its memory back
+        self._retired = [worker for worker in self._retired if not worker.done]  # what no one holds gives its memory back
 
     def _change(self, row: RowMapping) -> None:
-        version, old = _version(row), self._engine
+        version, old = _version(row), self._worker
         if (version.number, version.package) == (old.version.number, old.version.package):
             self.failed = None
             return
@@ -123,14 +157,16 @@ class LiveModel:
             say(f"Version {version.number} cannot be loaded, version {old.version.number} goes on: {error}")
             return
         self._retired.append(old)
-        self._engine = fresh
+        self._worker = fresh
         old.retire()
         self.failed = None
         self._monitor.swaps.labels("done").inc()
         say(f"Version {version.number} is live; version {old.version.number} finishes its answers")
 
-    def _load(self, version: Version) -> Engine:
+    def _load(self, version: Version) -> Worker:
         artifact = self._store.open(version.package)
+        if (artifact.path / NETWORK_FILE).exists():
+            return Predictor(load_network(artifact.path), Schema.load(artifact.path), version, self._settings.queue)
         model, tokenizer = load_model(artifact.path), load_tokenizer(artifact.path / "tokenizer.json")
         return Engine(model, tokenizer, version, self._settings.slots, self._settings.queue)
 

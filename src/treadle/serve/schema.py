@@ -77,14 +77,32 @@ class CompletionRequest(Request):
         return self
 
 
+Columns = dict[Annotated[str, Field(max_length=200)], Any]
+
+
+class PredictRequest(Request):
+    """POST /v1/predict: records to be answered about."""
+
+    model: str | None = None
+    """The project's name, as /v1/models gives it; it may be left out."""
+    inputs: Columns | Annotated[list[Columns], Field(min_length=1, max_length=1000)]
+    """One record, or a list of up to 1,000: each column by its name, null where a value is missing; files as base64."""
+    store: bool | None = None
+    """Consent: the records and the answers may be kept, after redaction, to improve the model."""
+
+    @property
+    def rows(self) -> list[Columns]:
+        return [self.inputs] if isinstance(self.inputs, dict) else self.inputs
+
+
 class FeedbackRequest(Request):
     """POST /v1/feedback: what a user says of an answer. It replaces what was said of that answer before."""
 
     answer_id: str = Field(max_length=80)
     """The answer's ``id``."""
     rating: Literal["up", "down"] | None = None
-    edited: str | None = None
-    """What the answer should have been."""
+    edited: str | dict[str, Any] | None = None
+    """What the answer should have been; for a model of several heads, the right answer of each by its name."""
 
     @model_validator(mode="after")
     def _something(self) -> FeedbackRequest:

@@ -50,7 +50,7 @@ def run_server(
         try:
             shown = f"[{host}]" if ":" in host else host
             where = f"http://{shown}:{listener.getsockname()[1]}"
-            number = live.engine.version.number
+            number = live.version.number
 
             def greet() -> None:
                 say(f"Serving {project.spec.name} version {number} at {where}")

@@ -11,14 +11,16 @@ from fastapi.responses import Response
 
 from treadle.core.project import Project
 from treadle.serve.live import LiveModel
+from treadle.serve.predictions import described
 
 _FILES = {
     "index.html": "text/html", "style.css": "text/css", "icon.svg": "image/svg+xml", "app.js": "text/javascript",
-    "client.js": "text/javascript", "vendor/preact.module.js": "text/javascript", "vendor/htm.module.js": "text/javascript",
+    "client.js": "text/javascript", "predict.js": "text/javascript", "parts.js": "text/javascript",
+    "vendor/preact.module.js": "text/javascript", "vendor/htm.module.js": "text/javascript",
 }
 _HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin", "cache-control": "no-cache",
 }
@@ -35,8 +37,8 @@ def add_page(app: FastAPI, project: Project, live: LiveModel) -> None:
     async def config() -> dict[str, Any]:
         settings = project.spec.serve
         return {
-            "model": project.spec.name, "version": live.engine.version.number, "store": settings.store,
-            "max_tokens": settings.max_tokens, "context": live.engine.context,
+            "model": project.spec.name, "version": live.version.number, "store": settings.store,
+            "max_tokens": settings.max_tokens, **described(live.worker),
         }
 
 

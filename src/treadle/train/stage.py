@@ -23,7 +23,7 @@ from treadle.data.shards import Shard
 from treadle.data.table import Table
 from treadle.model.hub import load_model, save_model
 from treadle.model.model import LanguageModel, make_model
-from treadle.model.network import Network, make_network, save_network
+from treadle.model.network import Network, load_network, make_network, save_network
 from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
 from treadle.store.artifacts import Artifact, Draft, Store
@@ -87,6 +87,22 @@ def first_round(project: Project, dataset: Artifact) -> Round:
     )
 
 
+def _records_improvement(project: Project, base: Artifact, dataset: Artifact, feedback: Artifact) -> Round:
+    """The same for records: right answers mixed with the old records, whose statistics stay as they were."""
+    spec, resolved = project.spec, project.resolved
+    schema = Schema.load(base.path)
+    answers = open_table(feedback, schema, "train", spec.seed)
+    old, watched = open_table(dataset, schema, "train", spec.seed + 1), open_table(dataset, schema, "validation", spec.seed)
+    fresh = 1 - spec.improve.replay
+    steps = max(8, math.ceil(FEEDBACK_PASSES * answers.records / (resolved.batch * fresh)))
+    settings = spec.train.model_copy(update={"warmup": 0.1, "accumulate": 1, "patience": None})
+    return Round(
+        (base.id, dataset.id, feedback.id), load_network(base.path), Mixed(old, answers, fresh), watched, "answers", settings,
+        spec.improve.budget or Budget(steps, "steps"), spec.improve.learning_rate or resolved.learning_rate / 5, answers.records,
+        watched.records,
+    )
+
+
 def open_table(dataset: Artifact, schema: Schema, part: str, seed: int) -> Table:
     """A part of a dataset of records as examples; those of the train part are changed at random as their fields ask."""
     training = part == "train"
@@ -97,6 +113,8 @@ def open_table(dataset: Artifact, schema: Schema, part: str, seed: int) -> Table
 def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedback: Artifact) -> Round:
     """On from ``base``: each batch holds new answers and, as ``improve.replay`` says, windows of the old data."""
     spec, resolved = project.spec, project.resolved
+    if feedback.counts.get("kind") == "records":
+        return _records_improvement(project, base, dataset, feedback)
     name, head = _names(project)
     model = load_model(base.path)
     watched = Windows(Shard(dataset.path, "validation"), model.shape.context, 0, name, head)

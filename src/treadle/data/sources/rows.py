@@ -21,7 +21,7 @@ Row = Mapping[str, Any] | SetAside
 def to_records(rows: Iterable[tuple[str, Row]], spec: RowsSource, place: Place) -> Iterator[Record | SetAside]:
     """Each (place, row) as a record of the schema's columns, or set aside with the reason. Raises ``SourceError`` for a column that
     is not there at all."""
-    plain = _cells(rows, spec)
+    plain = cells(rows, spec)
     if spec.history:
         plain = _histories(plain, spec)
     meta = {"pattern": source_name(spec)} | ({"part": spec.part} if spec.part else {})
@@ -58,7 +58,8 @@ def as_record(row: Mapping[str, Any], where: str, licence: str, place: Place, me
     return Record(id, fields, where, licence, group, {**meta, "row": content_id(whole)[:16]})
 
 
-def _cells(rows: Iterable[tuple[str, Row]], spec: RowsSource) -> Iterator[tuple[str, Row]]:
+def cells(rows: Iterable[tuple[str, Row]], spec: RowsSource) -> Iterator[tuple[str, Row]]:
+    """Rows with spaces around values taken off, texts replaced, and missing values as None, as ``spec`` says."""
     missing = frozenset(spec.missing)
     for where, row in rows:
         if not isinstance(row, SetAside):

@@ -1,22 +1,9 @@
-// One screen: write, let the model go on, say what you think of it.
+// One screen: write, let the model go on, or fill in a form and let it answer; then say what you think of it.
 
-import { Component, createRef, h, render } from "./vendor/preact.module.js";
-import htm from "./vendor/htm.module.js";
+import { Component, createRef, render } from "./vendor/preact.module.js";
 import { Failure, complete, facts, feedback, keepKey } from "./client.js";
-
-const html = htm.bind(h);
-
-const icon = (path) => html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d=${path} /></svg>`;
-const UP = icon("M7 10.5v9H4v-9zM7 10.5l4-7c1.6 0 2.5 1.2 2.2 2.7L12.5 10h5.7c1.4 0 2.4 1.3 2 2.7l-1.5 5.2c-.3 1-1.2 1.6-2.2 1.6H7");
-const DOWN = icon("M17 13.5v-9h3v9zM17 13.5l-4 7c-1.6 0-2.5-1.2-2.2-2.7L11.5 14H5.8c-1.4 0-2.4-1.3-2-2.7l1.5-5.2c.3-1 1.2-1.6 2.2-1.6H17");
-
-const WHY = {
-  consent: "Your text and the answer are kept on this server. Secrets and personal data are replaced first. " +
-    "When this is off, only counts and your rating are kept.",
-  always: "This server keeps texts and answers to improve the model. Secrets and personal data are replaced first.",
-};
-
-const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+import { DOWN, UP, WHY, html, plural } from "./parts.js";
+import { Predict } from "./predict.js";
 
 const EMPTY = { answer: "", id: null, stored: false, ended: null, usage: null, seconds: 0, rating: null, edited: null,
   draft: null, thanks: "", note: "" };
@@ -36,8 +23,8 @@ class App extends Component {
     await this.attempt(async () => {
       const config = await facts();
       document.title = `${config.model} · Treadle`;
-      const length = Math.min(96, config.max_tokens, Math.max(1, config.context >> 1));
-      this.setState({ config, length, key: false }, () => this.prompt.current.focus());
+      const length = Math.min(96, config.max_tokens, Math.max(1, (config.context ?? 2) >> 1));
+      this.setState({ config, length, key: false }, () => this.prompt.current?.focus());
     });
   }
 
@@ -124,7 +111,9 @@ class App extends Component {
       </header>
       ${failure && html`<p class="failure" role="alert">${failure}</p>`}
       ${key && this.lock()}
-      ${config && html`<main>${this.sheet()}${this.controls()}</main>`}
+      ${config?.kind === "language" && html`<main>${this.sheet()}${this.controls()}</main>`}
+      ${config?.kind === "records" && html`<${Predict} config=${config} attempt=${this.attempt.bind(this)}
+        onVersion=${(version) => this.setState((state) => ({ config: { ...state.config, version } }))} />`}
       <footer>Answers come from a small model and may be wrong. Read before you use them.</footer>`;
   }
 

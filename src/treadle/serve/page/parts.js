@@ -1,0 +1,18 @@
+// What the two screens share.
+
+import { h } from "./vendor/preact.module.js";
+import htm from "./vendor/htm.module.js";
+
+export const html = htm.bind(h);
+
+const icon = (path) => html`<svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d=${path} /></svg>`;
+export const UP = icon("M7 10.5v9H4v-9zM7 10.5l4-7c1.6 0 2.5 1.2 2.2 2.7L12.5 10h5.7c1.4 0 2.4 1.3 2 2.7l-1.5 5.2c-.3 1-1.2 1.6-2.2 1.6H7");
+export const DOWN = icon("M17 13.5v-9h3v9zM17 13.5l-4 7c-1.6 0-2.5-1.2-2.2-2.7L11.5 14H5.8c-1.4 0-2.4-1.3-2-2.7l1.5-5.2c.3-1 1.2-1.6 2.2-1.6H17");
+
+export const WHY = {
+  consent: "Your text and the answer are kept on this server. Secrets and personal data are replaced first. " +
+    "When this is off, only counts and your rating are kept.",
+  always: "This server keeps texts and answers to improve the model. Secrets and personal data are replaced first.",
+};
+
+export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;

@@ -1,0 +1,113 @@
+"""POST /v1/predict: from rows as they come to answers, and what of them is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from treadle.core.errors import RequestError
+from treadle.data.fields.base import BadValue
+from treadle.data.fields.text import TextField
+from treadle.data.schema import Schema
+from treadle.data.steps.redact import redact
+from treadle.serve.engine import Engine
+from treadle.serve.predictor import Prediction, Predictor, Row
+from treadle.store.ledger import Ledger
+
+
+def described(worker: Engine | Predictor) -> dict[str, Any]:
+    """What a client needs to know to ask: the context of a language model, or the columns and heads of a model of records."""
+    if isinstance(worker, Engine):
+        return {"kind": "language", "context": worker.context}
+    schema = worker.schema
+    inputs = [
+        {"column": column, "input": name, "kind": schema.model.inputs[name].kind, "choices": _choices(field)}
+        for name, field in schema.inputs.items() for column in field.columns
+    ]
+    heads = [{"name": name, "kind": schema.model.heads[name].kind, "choices": _choices(t)} for name, t in schema.targets.items()]
+    return {"kind": "records", "inputs": inputs, "heads": heads}
+
+
+def _choices(field: Any) -> list[str]:
+    """The names that a field knows, if it knows any."""
+    vocabulary = getattr(field, "vocabulary", None)
+    names = getattr(field, "classes", None) or getattr(field, "names", None) or getattr(field, "labels", None)
+    return list(names or (vocabulary.names if vocabulary is not None and hasattr(vocabulary, "names") else ()))[:200]
+
+
+def parse_rows(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Plain columns of every row. Raises ``RequestError`` 422 with the name of the first column at fault."""
+    wanted = [column for column in schema.by_column if column not in schema.answers]
+    plain: list[Row] = []
+    for place, row in enumerate(rows):
+        where = f" of record {place}" if len(rows) > 1 else ""
+        for column in wanted:
+            if column not in row:
+                cure = "send every column; null says that its value is missing"
+                raise RequestError(f"column {column!r}{where} is not there", status=422, field=column, cure=cure)
+        for column in row:
+            if column not in schema.by_column:
+                near = difflib.get_close_matches(column, wanted, n=1)
+                cure = f"did you mean {near[0]!r}?" if near else f"columns: {', '.join(wanted)}"
+                raise RequestError(f"column {column[:80]!r}{where} is not known", status=422, field=column[:80], cure=cure)
+        try:
+            plain.append(schema.parse(row, answers=False))
+        except BadValue as error:
+            column, _, detail = error.detail.partition(": ")
+            said = f" ({detail})" if detail else ""
+            message = f"column {column!r}{where}: {error.reason}{said}"
+            raise RequestError(message, status=422, field=column, cure="mend the value, or send null where it is missing") from None
+    return plain
+
+
+def redact_rows(schema: Schema, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """The rows with secrets and personal data in their texts replaced; files as base64 are kept as they came."""
+    texts = {column for field in schema.inputs.values() if isinstance(field, TextField) for column in field.columns}
+    found: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        clean = dict(row)
+        for column in texts & row.keys():
+            clean[column], kinds = redact(str(row[column] or "").replace("\0", "\ufffd"), secrets=True, pii=True)
+            found += kinds
+        kept.append(clean)
+    return kept, found
+
+
+def record_predictions(
+    ledger: Ledger, worker: Predictor, raw: Sequence[Mapping[str, Any]], rows: Sequence[Row], found: Sequence[Prediction],
+    stored: bool, started: float,
+) -> list[str]:
+    """File one answer per record and give their ids: its columns, redacted, and its answers only where ``stored``. Blocks."""
+    ids = [f"pred-{secrets.token_hex(16)}" for _ in rows]
+    seconds = (time.monotonic() - started) / len(rows)
+    prompts: list[str | None] = [None] * len(rows)
+    if stored:
+        texts = [{column: value for column, value in row.items() if not isinstance(value, Mapping)} for row in rows]
+        clean, _ = redact_rows(worker.schema, texts)
+        files = [{column: given[column] for column, value in row.items() if isinstance(value, Mapping)}
+                 for given, row in zip(raw, rows, strict=True)]
+        prompts = [json.dumps(part | media, ensure_ascii=False) for part, media in zip(clean, files, strict=True)]
+    for id, prompt, answer in zip(ids, prompts, found, strict=True):
+        text = json.dumps({name: part["answer"] for name, part in answer.items()}, ensure_ascii=False) if stored else None
+        ledger.record_answer(
+            id=id, version=worker.version.number, package=worker.version.package, stored=stored, prompt=prompt, text=text,
+            settings={"kind": "prediction"}, prompt_tokens=0, answer_tokens=0, seconds=seconds, finish_reason="stop",
+        )
+    return ids
+
+
+async def until_done(future: Any, seconds: float = 120.0) -> Any:
+    """The future's result, off the event loop. Raises ``RequestError`` where it was given up or takes too long."""
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+    except asyncio.CancelledError:
+        raise RequestError("the server is stopping", status=503, cure="ask again when it is back") from None
+    except TimeoutError:
+        raise RequestError("the answer takes too long", status=503, cure="send fewer records at once") from None
