@@ -87,7 +87,7 @@ def fill(ledger: Ledger, count: int) -> None:
 def test_prompts_are_read_and_answers_are_predicted(workshop: tuple):
     project, store, ledger, base = workshop
     fill(ledger, 40)
-    corpus = feedback_corpus(project, store, ledger)
+    corpus = feedback_corpus(project, store, ledger, base)
     assert corpus.counts["account"] == {"in": 40, "kept": 40, "set_aside": {}}
     dataset = feedback_dataset(project, store, corpus, base)
     tokenizer = train_tokenizer(["def add(a, b): return a + b\n"] * 20, 290)
@@ -110,23 +110,23 @@ def test_prompts_are_read_and_answers_are_predicted(workshop: tuple):
 def test_what_is_held_out_stays_so_as_feedback_grows(workshop: tuple):
     project, store, ledger, base = workshop
     fill(ledger, 40)
-    first = Shard(feedback_dataset(project, store, feedback_corpus(project, store, ledger), base).path, "test").ids
+    first = Shard(feedback_dataset(project, store, feedback_corpus(project, store, ledger, base), base).path, "test").ids
     for i in range(40, 60):
         ledger.record_answer(
             id=f"a{i}", version=1, package="package-0", stored=True, prompt=f"class C{i}", text="x", settings={},
             prompt_tokens=1, answer_tokens=1, seconds=0.1, finish_reason="stop",
         )
         ledger.record_feedback(f"a{i}", "up", None)
-    later = feedback_dataset(project, store, feedback_corpus(project, store, ledger), base)
+    later = feedback_dataset(project, store, feedback_corpus(project, store, ledger, base), base)
     assert set(first) <= set(Shard(later.path, "test").ids)
 
 
 def test_too_little_feedback_is_said_with_numbers(workshop: tuple):
     project, store, ledger, base = workshop
     with pytest.raises(UserError, match="0 pieces of feedback, 0 usable: 8 are needed"):
-        feedback_corpus(project, store, ledger)
+        feedback_corpus(project, store, ledger, base)
     fill(ledger, 8)
-    corpus = feedback_corpus(project, store, ledger)
+    corpus = feedback_corpus(project, store, ledger, base)
     few = load_project(project.folder, ["improve.holdout=0.01"])
     with pytest.raises(UserError, match=r"0 of 8 answers are held out .* 5 are needed"):
         feedback_dataset(few, store, corpus, base)
@@ -135,7 +135,7 @@ def test_too_little_feedback_is_said_with_numbers(workshop: tuple):
 def test_rows_hold_one_document_each(workshop: tuple):
     project, store, ledger, base = workshop
     fill(ledger, 40)
-    shard = Shard(feedback_dataset(project, store, feedback_corpus(project, store, ledger), base).path, "train")
+    shard = Shard(feedback_dataset(project, store, feedback_corpus(project, store, ledger, base), base).path, "train")
     rows = Documents(shard, 16, seed=0)
     batch = rows.batch_at(0, rows.documents)
     found = sorted(tuple(t for t in target.tolist() if t >= 0) for target in batch.targets["next"])
