@@ -9,6 +9,7 @@ from typing import Any
 from treadle.core.project import Project
 from treadle.data.account import account_lines
 from treadle.plan.show import comparison_lines, table
+from treadle.report.verdicts import standing
 from treadle.spec.units import format_count, format_size
 
 _SAMPLE_LINES = 8
@@ -96,6 +97,7 @@ def _heads(card: Mapping[str, Any]) -> list[str]:
         for metric, figure in head["metrics"].items():
             rows.append((metric, _figure(figure), *(_figure(b[metric]) if metric in b else "" for b in baselines.values())))
         lines += [f"  {line}" for line in table(rows)]
+        lines += [f"    {line}" for line in standing(head)]
     return lines + _gate_lines(card)
 
 

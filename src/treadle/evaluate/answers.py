@@ -52,10 +52,58 @@ def score_records(network: Network, table: Table, done: Callable[[int], None] = 
 
 def head_figures(scores: HeadScores, target: Any, drawn: Floats) -> dict[str, Figure]:
     """The figures of one head over the records that have an answer; ``drawn`` (resamples, N) are bootstrap counts."""
-    known = ~np.isnan(scores.losses)
-    drawn = drawn[:, known]
+    known, drawn = _known(scores, drawn)
     losses = {"loss": ratio(scores.losses[known], np.ones(known.sum()), drawn)}
     return losses | METRICS[scores.kind](scores.outputs[known], scores.targets[known], target, drawn)
+
+
+def _known(scores: HeadScores, drawn: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
+    """Which records have an answer, and the resamples that draw one of them."""
+    known = ~np.isnan(scores.losses)
+    drawn = drawn[:, known]
+    return known, drawn[drawn.any(1)]
+
+
+def stand(ours: HeadScores, theirs: HeadScores, target: Any, drawn: Floats) -> dict[str, Any] | None:
+    """``ours`` minus ``theirs`` on the same records, in the figure that ranks this kind of head, with its paired 95% interval; None
+    where a record has no figure of its own. ``verdict``: better or worse only where the interval leaves 0 out."""
+    if ours.kind not in _RANKED:
+        return None
+    name, errors, finish = _RANKED[ours.kind]
+    known, drawn = _known(ours, drawn)
+    ours_off, theirs_off = (errors(s.outputs[known], s.targets[known], target) for s in (ours, theirs))
+    weights = np.concatenate([np.ones((1, known.sum())), drawn])
+    change = finish(weights @ ours_off / weights.sum(1)) - finish(weights @ theirs_off / weights.sum(1))
+    found = interval(change[0], change[1:])
+    lower = name == "rmse"
+    wins, loses = (found.high < 0, found.low > 0) if lower else (found.low > 0, found.high < 0)
+    return {"figure": name, **found.as_dict(), "verdict": "better" if wins else "worse" if loses else "even"}
+
+
+def _wrong_class(outputs: Outputs, targets: Outputs, target: Any) -> Floats:
+    return np.asarray(outputs.argmax(1) != targets, np.float64)
+
+
+def _wrong_labels(outputs: Outputs, targets: Outputs, target: Any) -> Floats:
+    wrong = (outputs >= 0.5) != (targets > 0.5)
+    return np.asarray(wrong.reshape(len(wrong), -1).any(1), np.float64)
+
+
+def _squared(outputs: Outputs, targets: Outputs, target: NumberTarget) -> Floats:
+    found: Floats = (target.numbers(outputs[:, _answer(outputs, target)]) - target.numbers(targets)) ** 2
+    return found
+
+
+def _answer(outputs: Outputs, target: NumberTarget) -> int:
+    """Which of the predicted numbers is the answer."""
+    return target.middle if outputs.shape[1] > 1 else 0
+
+
+_RANKED: Mapping[str, tuple[str, Callable[..., Floats], Callable[[Floats], Floats]]] = {
+    "category": ("accuracy", _wrong_class, lambda share: 1 - share), "binary": ("accuracy", _wrong_labels, lambda share: 1 - share),
+    "labels": ("accuracy", _wrong_labels, lambda share: 1 - share), "number": ("rmse", _squared, np.sqrt),
+}
+"""Kind of head -> (figure, how far off each record is (N,), the figure from the mean of that)."""
 
 
 def _classes(outputs: Outputs, targets: Outputs, target: Any, drawn: Floats) -> dict[str, Figure]:
@@ -110,13 +158,12 @@ def _auc(outputs: Outputs, right: npt.NDArray[np.bool_], weights: Floats) -> Flo
 
 def _number(outputs: Outputs, targets: Outputs, target: NumberTarget, drawn: Floats) -> dict[str, Figure]:
     """mse, rmse and mae in the unit of the data, and r2."""
-    middle = target.middle if outputs.shape[1] > 1 else 0
-    given, right = target.numbers(outputs[:, middle]), target.numbers(targets)
+    given, right = target.numbers(outputs[:, _answer(outputs, target)]), target.numbers(targets)
     weights = np.concatenate([np.ones((1, len(right))), drawn])
     total = weights.sum(1)
     mse = weights @ (given - right) ** 2 / total
-    mean = weights @ right / total
-    spread = weights @ right**2 / total - mean**2
+    around = right - right.mean()  # the squares of large numbers would leave no digits for their spread
+    spread = weights @ around**2 / total - (weights @ around / total) ** 2
     values = {
         "mse": mse, "rmse": np.sqrt(mse), "mae": weights @ np.abs(given - right) / total,
         "r2": 1 - mse / np.maximum(spread, 1e-12),

@@ -9,23 +9,17 @@ import numpy as np
 
 from treadle.data.columns import load_column
 from treadle.data.schema import Schema
-from treadle.evaluate.answers import HeadScores, head_figures
-from treadle.evaluate.metrics import Floats
+from treadle.evaluate.answers import HeadScores, Outputs
 from treadle.store.artifacts import Artifact
 
 
-def naive_baselines(
-    dataset: Artifact, schema: Schema, scores: Mapping[str, HeadScores], drawn: Floats
-) -> dict[str, dict[str, Any]]:
-    """Head -> baseline's name -> its figures on the same records."""
-    found: dict[str, dict[str, Any]] = {}
+def always_the_same(dataset: Artifact, schema: Schema, scores: Mapping[str, HeadScores]) -> dict[str, dict[str, Outputs]]:
+    """Head -> baseline's name -> its answers to the same records."""
+    found: dict[str, dict[str, Outputs]] = {}
     for name, head in scores.items():
         outputs = _constant(head, np.asarray(load_column(dataset.path, "train", f"heads.{name}").values))
         if outputs is not None:
-            constant = HeadScores(head.kind, outputs, head.targets, head.losses)
-            figures = head_figures(constant, schema.targets[name], drawn)
-            figures.pop("loss")
-            found[name] = {"always the same": {metric: figure.as_dict() for metric, figure in figures.items()}}
+            found[name] = {"always the same": outputs}
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,17 @@ from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.schema import Schema
 from treadle.data.table import Table
-from treadle.evaluate.answers import HeadScores, head_figures, score_records
-from treadle.evaluate.metrics import Figure, weights
-from treadle.evaluate.naive import naive_baselines
+from treadle.evaluate.answers import HeadScores, head_figures, score_records, stand
+from treadle.evaluate.boosting import boosted_trees
+from treadle.evaluate.metrics import Figure, Floats, weights
+from treadle.evaluate.naive import always_the_same
 from treadle.model.network import load_network
 from treadle.spec.stages import Evaluate
 from treadle.store.artifacts import Artifact, Store, write_json
 
-VERSION = 1
+VERSION = 2
+BASELINES = (always_the_same, boosted_trees)
+"""Each: (dataset, schema, scores) -> head -> baseline's name -> its answers to the same records, in the form of the head's own."""
 
 
 def evaluate_records(project: Project, store: Store, model: Artifact, dataset: Artifact, *, baselines: bool = True) -> Artifact:
@@ -39,13 +43,13 @@ def evaluate_records(project: Project, store: Store, model: Artifact, dataset: A
         scores = score_records(network, table, work.advance)
     drawn = weights(table.records, settings.resamples, seed)
     figures = {name: head_figures(head, schema.targets[name], drawn) for name, head in scores.items()}
-    naive = naive_baselines(dataset, schema, scores, drawn) if baselines else {}
+    compared = _compared(dataset, schema, scores, drawn) if baselines else {}
     card = {
         "kind": "records", "measure": "loss", "model": model.id, "dataset": dataset.id, "part": "test", "records": table.records,
         "heads": {
             name: {
                 "kind": scores[name].kind, "metrics": {metric: figure.as_dict() for metric, figure in found.items()},
-                "baselines": naive.get(name, {}), "unanswered": int(np.isnan(scores[name].losses).sum()),
+                "baselines": compared.get(name, {}), "unanswered": int(np.isnan(scores[name].losses).sum()),
             }
             for name, found in figures.items()
         },
@@ -56,6 +60,24 @@ def evaluate_records(project: Project, store: Store, model: Artifact, dataset: A
         _write_scores(draft.path / "documents.parquet", dataset, network.weights, scores)
         draft.counts.update(card)
     return making.open()
+
+
+def _compared(
+    dataset: Artifact, schema: Schema, scores: Mapping[str, HeadScores], drawn: Floats
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Head -> baseline's name -> its figures, and under ``against`` how the model stands against it on the same records."""
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in scores}
+    for make in BASELINES:
+        for name, given in make(dataset, schema, scores).items():
+            ours, target = scores[name], schema.targets[name]
+            for title, outputs in given.items():
+                theirs = replace(ours, outputs=outputs)
+                figures = head_figures(theirs, target, drawn)
+                figures.pop("loss")  # that of the network's own answers
+                found[name][title] = {metric: figure.as_dict() for metric, figure in figures.items()}
+                if against := stand(ours, theirs, target, drawn):
+                    found[name][title]["against"] = against
+    return found
 
 
 def judge_heads(settings: Evaluate, figures: Mapping[str, Mapping[str, Figure]]) -> list[dict[str, Any]]:

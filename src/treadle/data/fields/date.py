@@ -15,7 +15,7 @@ from treadle.core.layout import Layout
 from treadle.data.columns import Column
 from treadle.data.fields.base import BadValue, Field, text_of
 
-_FEATURES = 10
+FEATURES = 10
 
 
 def parse_moment(raw: Any) -> float | None:
@@ -49,11 +49,11 @@ class DateField(Field):
         self.mean, self.deviation = float(known.mean()), float(known.std()) or 1.0
 
     def encode(self, values: Sequence[float | None]) -> Column:
-        return Column(np.array([self._features(value) for value in values], np.float32).reshape(-1, _FEATURES))
+        return Column(np.array([self._features(value) for value in values], np.float32).reshape(-1, FEATURES))
 
     def _features(self, value: float | None) -> list[float]:
         if value is None:
-            return [0.0] * (_FEATURES - 1) + [1.0]
+            return [0.0] * (FEATURES - 1) + [1.0]
         moment = datetime.fromtimestamp(value, UTC)
         day = (moment.hour + moment.minute / 60) / 24
         shares = ((moment.timetuple().tm_yday - 1 + day) / 366, (moment.day - 1 + day) / 31, (moment.weekday() + day) / 7, day)
@@ -62,7 +62,7 @@ class DateField(Field):
 
     @property
     def layout(self) -> Layout:
-        return Layout("date", channels=_FEATURES)
+        return Layout("date", channels=FEATURES)
 
     def state(self) -> dict[str, Any]:
         return {"mean": self.mean, "deviation": self.deviation}
