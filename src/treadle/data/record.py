@@ -48,7 +48,8 @@ class SetAside:
 
 def content_id(fields: Mapping[str, Any]) -> str:
     """The first 32 hex digits of the SHA-256 of the named content; a file counts by its bytes, not by its path."""
-    text = json.dumps(dict(fields), sort_keys=True, ensure_ascii=False, default=_digest)
+    named = {key: value["bytes"] if isinstance(value, dict) and "bytes" in value else value for key, value in fields.items()}
+    text = json.dumps(named, sort_keys=True, ensure_ascii=False, default=_digest)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

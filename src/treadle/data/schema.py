@@ -15,6 +15,7 @@ from treadle.data.columns import Augment, Column
 from treadle.data.fields.base import BadValue, Field
 from treadle.data.fields.category import BooleanField, CategoryField, SetField
 from treadle.data.fields.date import DateField
+from treadle.data.fields.image import ImageField
 from treadle.data.fields.number import NumberField
 from treadle.data.fields.text import PairField, TextField
 from treadle.data.record import Record
@@ -25,6 +26,7 @@ from treadle.spec.model import Model
 FIELDS: dict[str, type[Field]] = {
     "text": TextField, "pair": PairField, "number": NumberField, "category": CategoryField, "boolean": BooleanField,
     "date": DateField, "set": SetField,
+    "image": ImageField,
 }
 TARGETS: dict[str, type[Target]] = {
     "category": ClassTarget, "binary": BinaryTarget, "number": NumberTarget, "labels": LabelsTarget,

@@ -17,6 +17,7 @@ from treadle.core.errors import ArtifactError
 from treadle.core.layout import Layout
 from treadle.model.heads.scalar import BinaryHead, ClassHead, LabelsHead, NumberHead
 from treadle.model.inputs.fields import NameInput, NumberInput, SetInput, VectorInput
+from treadle.model.inputs.image import ImageInput
 from treadle.model.inputs.text import PairInput, TokensInput
 from treadle.model.layers.quantized import Int8Rows, quantize_modules
 from treadle.model.layers.signal import Form, Signal
@@ -32,14 +33,14 @@ WEIGHTS = "model.safetensors"
 
 INPUTS: dict[str, Callable[..., nn.Module]] = {
     "number": NumberInput, "category": NameInput, "boolean": NameInput, "set": SetInput, "date": VectorInput,
-    "text": TokensInput, "pair": PairInput,
+    "text": TokensInput, "pair": PairInput, "image": ImageInput,
 }
 """Kind -> (layout, kind of trunk, **more) -> a module with ``form`` that gives a ``Signal``."""
 HEADS: dict[str, Callable[[Layout, Form], nn.Module]] = {
     "category": ClassHead, "binary": BinaryHead, "number": NumberHead, "labels": LabelsHead,
 }
 """Kind -> (layout, form of the trunk's signal) -> a module with ``outputs``, ``losses`` and ``readable``."""
-_SEQUENCES = ("text", "pair")
+_SEQUENCES = ("text", "pair", "image")
 
 Layouts = Mapping[str, Mapping[str, Layout]]
 """``inputs`` and ``heads`` by name."""

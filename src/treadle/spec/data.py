@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
@@ -16,6 +17,16 @@ def _text_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except LookupError:
         raise ValueError("there is no such text encoding; 'utf-8', 'latin-1' and 'utf-16' are common ones") from None
+
+
+def _named_groups(regex: str) -> str:
+    try:
+        groups = re.compile(regex).groupindex
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    if not groups:
+        raise ValueError("names no group: write what becomes a field as '(?P<name>...)'")
+    return regex
 
 
 Encoding = Annotated[str, AfterValidator(_text_encoding)]
@@ -115,12 +126,15 @@ class MediaSource(_Source):
     """Globs of the items that are read, relative to the folder or the archive's root."""
     folder_is: str | None = None
     """Name of the field that takes the name of the item's folder, such as its class."""
-    name_is: str | None = None
-    """Regular expression over the item's file name; its named groups become fields, as in ``(?P<digit>\\d)_(?P<speaker>\\w+)_``."""
+    name_is: Annotated[str, AfterValidator(_named_groups)] | None = None
+    """Regular expression that the item's file name begins with; its named groups become fields, as in
+    ``(?P<digit>\\d)_(?P<speaker>\\w+)_``."""
     labels: str | None = None
     """A CSV whose column ``file`` names the items and whose other columns become fields; or the IDX file with the labels."""
     label_is: str = "label"
     """Name of the field that takes the labels of an IDX file."""
+    max_size: Size = 50_000_000
+    """Larger items are set aside (bytes)."""
 
 
 class UrlSource(_Source):

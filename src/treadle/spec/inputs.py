@@ -148,7 +148,7 @@ class Image(Section):
     grey: bool = False
     """One channel instead of three."""
     patch: int | None = Field(default=None, ge=1)
-    """Side of the squares that a transformer reads as one position; None: a quarter of the size. Other trunks read pixels."""
+    """Side of the squares that a transformer reads as one position; None: about a quarter of the size. Other trunks read pixels."""
     augment: ImageAugment = ImageAugment()
 
     @property
@@ -156,6 +156,12 @@ class Image(Section):
         """Height and width."""
         high, wide = (self.size, self.size) if isinstance(self.size, int) else self.size
         return high, wide
+
+    @property
+    def square(self) -> int:
+        """Side of the squares: ``patch``, or the largest common divisor of height and width up to a quarter of the smaller."""
+        high, wide = self.extent
+        return self.patch or max(d for d in range(1, max(1, min(high, wide) // 4) + 1) if high % d == 0 and wide % d == 0)
 
 
 class AudioAugment(Section):

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from treadle.data.record import Record, SetAside
 from treadle.data.sources.base import Place, Source
 from treadle.data.sources.files import read_files
+from treadle.data.sources.media import read_media
 from treadle.data.sources.table import read_table
-from treadle.spec.data import AnySource, FilesSource, TableSource
+from treadle.spec.data import AnySource, FilesSource, MediaSource, TableSource
 
-SOURCES: dict[type, Source] = {FilesSource: read_files, TableSource: read_table}
+SOURCES: dict[type, Source] = {FilesSource: read_files, TableSource: read_table, MediaSource: read_media}
 
 
 def collect(spec: AnySource, place: Place) -> Iterator[Record | SetAside]:

@@ -33,7 +33,7 @@ def to_records(rows: Iterable[tuple[str, Row]], spec: RowsSource, place: Place) 
             yield row
             continue
         if not checked:
-            _check_columns(row, where, place)
+            check_columns(row, where, place)
             checked = True
         yield as_record(row, where, spec.licence, place, meta)
 
@@ -54,7 +54,7 @@ def as_record(row: Mapping[str, Any], where: str, licence: str, place: Place, me
         if row.get(place.by) is None:
             return SetAside(where, "no group", place.by)
         group = f"{place.by}={row[place.by]}"
-    whole = {key: value for key, value in row.items() if isinstance(value, (str, int, float))}
+    whole = {k: v for k, v in row.items() if isinstance(v, (str, int, float)) or (isinstance(v, dict) and "bytes" in v)}
     return Record(id, fields, where, licence, group, {**meta, "row": content_id(whole)[:16]})
 
 
@@ -76,7 +76,8 @@ def _cell(value: Any, missing: frozenset[str], replace: Mapping[str, str] | None
     return None if value in missing else value
 
 
-def _check_columns(row: Mapping[str, Any], where: str, place: Place) -> None:
+def check_columns(row: Mapping[str, Any], where: str, place: Place) -> None:
+    """Raise ``SourceError`` where ``row`` lacks a column that the model or the split needs."""
     assert place.schema is not None
     wanted = [*place.schema.by_column, *([place.by] if place.by not in ("file", "folder") else [])]
     absent = [column for column in wanted if column not in row]

@@ -1,0 +1,124 @@
+"""Changes of pictures in training, for a whole batch at once. B pictures of H x W pixels and C channels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from treadle.data.chance import uniforms
+from treadle.data.columns import Array, Augment, Numbers
+from treadle.spec.inputs import ImageAugment
+
+Floats = npt.NDArray[np.float64]
+
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow turns colours into grey
+_DRAWS = 10  # per picture: shift y and x, flip, turn, size, brightness, contrast, saturation, cut-out y and x
+
+
+class ImageChange:
+    """What ``wanted`` asks for, in the order turn and size, shift, flip, colours, cut-out; a pure function of (``seed``, the
+    example's number)."""
+
+    def __init__(self, wanted: ImageAugment, seed: int, mean: Sequence[float]) -> None:
+        self.wanted, self.seed, self.mean = wanted, seed, np.round(mean).astype(np.uint8)
+
+    def __call__(self, values: Array, lengths: Numbers | None, numbers: Numbers) -> tuple[Array, Numbers | None]:
+        """uint8 (B, H, W, C), the examples' numbers (B,) -> the same shape."""
+        w = self.wanted
+        drawn = uniforms(self.seed, numbers, _DRAWS)  # (B, _DRAWS)
+        if w.rotate or w.scale:
+            values = _turn(values, *self._geometry(drawn))
+        elif w.crop or w.flip:
+            values = _shift(values, *self._geometry(drawn)[:2])
+        if w.colour:
+            values = _colour(values, 1 + w.colour * (2 * drawn[:, 5:8] - 1))
+        if w.cutout:
+            values = _cut(values, drawn[:, 8:10], w.cutout, self.mean)
+        return values, lengths
+
+    def _geometry(self, drawn: Floats) -> tuple[Numbers, npt.NDArray[np.bool_], Floats, Floats]:
+        """Shift (B, 2) in pixels, whether mirrored (B,), turn (B,) in radians, size (B,) as a factor."""
+        w = self.wanted
+        shift = np.floor(drawn[:, 0:2] * (2 * w.crop + 1)).astype(np.int64) - w.crop
+        flip = (drawn[:, 2] < 0.5) & w.flip
+        turn = np.radians(w.rotate) * (2 * drawn[:, 3] - 1)
+        return shift, flip, turn, np.maximum(0.1, 1 + w.scale * (2 * drawn[:, 4] - 1))
+
+
+def _mirror(index: Numbers, size: int) -> Numbers:
+    """Positions outside 0..size-1 reflected at the outer pixels' edges, as ``grid_sample`` has it."""
+    index = index % (2 * size)
+    return np.minimum(index, 2 * size - 1 - index)
+
+
+def _shift(values: Array, shift: Numbers, flip: npt.NDArray[np.bool_]) -> Array:
+    """Windows of the picture and its reflected border; by index alone, so nothing is blurred."""
+    count, high, wide, channels = values.shape
+    rows = _mirror(np.arange(high) + shift[:, :1], high)  # (B, H)
+    columns = np.arange(wide)
+    columns = _mirror(np.where(flip[:, None], columns[::-1], columns) + shift[:, 1:], wide)  # (B, W)
+    starts = np.arange(count)[:, None] * high + rows
+    index = starts[:, :, None] * wide + columns[:, None, :]  # (B, H, W) into all pixels
+    shifted: Array = np.take(np.ascontiguousarray(values).reshape(-1, channels), index, axis=0)
+    return shifted
+
+
+def _turn(values: Array, shift: Numbers, flip: npt.NDArray[np.bool_], turn: Floats, size: Floats) -> Array:
+    """Turned about the middle, resized, shifted and mirrored in one bilinear pass; outside, the picture is reflected."""
+    high, wide = values.shape[1:3]
+    cos, sin = np.cos(turn) / size, np.sin(turn) / size
+    sign = np.where(flip, -1.0, 1.0)
+    # From -1 to 1 along each side, as grid_sample has it; x and y are brought to one scale for the turn.
+    theta = np.stack([
+        np.stack([cos * sign, -sin * high / wide, 2.0 * shift[:, 1] / wide], 1),
+        np.stack([sin * sign * wide / high, cos, 2.0 * shift[:, 0] / high], 1),
+    ], 1)  # (B, 2, 3)
+    pictures = torch.from_numpy(np.ascontiguousarray(values)).permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(torch.from_numpy(theta.astype(np.float32)), list(pictures.shape), align_corners=False)
+    turned = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return turned.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def _colour(values: Array, factors: Floats) -> Array:
+    """Brightness, contrast about the picture's mean, saturation about each pixel's grey: factors (B, 3)."""
+    bright, contrast, saturation = factors.astype(np.float32).T[:, :, None, None, None]
+    pixels = values.astype(np.float32)
+    grey = pixels @ _GREY[:, None] if values.shape[3] == 3 else pixels  # (B, H, W, 1)
+    middle = grey.mean((1, 2, 3), keepdims=True)
+    if values.shape[3] == 3:
+        pixels *= saturation
+        pixels += grey * (1 - saturation)
+    pixels *= bright * contrast
+    pixels += middle * bright * (1 - contrast)
+    return np.clip(np.rint(pixels, out=pixels), 0, 255, out=pixels).astype(np.uint8)
+
+
+def _cut(values: Array, centre: Floats, side: int, mean: Array) -> Array:
+    """A square about ``centre`` (B, 2), 0 to 1 of height and width, set to the mean; part of it may lie outside."""
+    inside = []
+    for axis, size in enumerate(values.shape[1:3]):
+        first = np.floor(centre[:, axis] * size).astype(np.int64)[:, None] - side // 2
+        at = np.arange(size)
+        inside.append((at >= first) & (at < first + side))
+    hole = inside[0][:, :, None] & inside[1][:, None, :]  # (B, H, W)
+    return np.where(hole[..., None], mean, values)
+
+
+def contact_sheet(values: Array, change: Augment, draws: int = 8, scale: int = 2) -> bytes:
+    """A PNG with a row per picture of ``values`` (N, H, W, C): as it is, then as ``draws`` examples see it."""
+    count, high, wide, channels = values.shape
+    columns = [values, *(change(values, None, np.arange(count, dtype=np.int64) + turn * count)[0] for turn in range(draws))]
+    sheet = np.full((count * (high + 2), (draws + 1) * (wide + 2), channels), 255, np.uint8)
+    for column, pictures in enumerate(columns):
+        for row, picture in enumerate(pictures):
+            sheet[row * (high + 2) :, column * (wide + 2) :][:high, :wide] = picture
+    image = Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+    stream = io.BytesIO()
+    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
