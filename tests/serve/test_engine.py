@@ -155,6 +155,11 @@ def test_a_prompt_over_the_context_is_refused_or_cut_at_its_front(make: Callable
     answer, pieces = ask.start(prompt, Settings(24, 0.0, 1.0, truncate=-1))
     ask.finish(pieces)
     assert (answer.prompt, answer.dropped, answer.tokens) == (tokens[-1000:], len(tokens) + 1 - 1000, 24)
+    for longest in (1000, 1023, 5000):  # what is asked of the answer never takes more than half of the room
+        answer, pieces = ask.start("import re\n" * 400, Settings(longest, 0.0, 1.0, truncate=-1))
+        answer.cancel()
+        ask.finish(pieces)
+        assert answer.prompt == tokens[-512:]
     with pytest.raises(RequestError) as caught:
         ask.start(prompt, Settings(24, 0.0, 1.0, truncate=1025))
     assert caught.value.field == "truncate_prompt_tokens"

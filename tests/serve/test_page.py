@@ -128,6 +128,7 @@ def test_stop_keeps_what_came_and_frees_the_slot(
     until(lambda: running.site.ledger.answer(id_of(page)))
     row = running.site.ledger.answer(id_of(page))
     assert (row["finish_reason"], row["text"], row["answer_tokens"] < 900) == ("cancelled", None, True)
+    expect(page.locator(".tally")).to_have_text(re.compile(r"^[1-9]\d* tokens? in [\d.]+ s, stopped\.$"))
     page.get_by_role("button", name="Bad answer").click()
     expect(page.get_by_text("Thank you")).to_be_visible()
     page.get_by_role("button", name="Bad answer").click()
@@ -138,6 +139,41 @@ def test_stop_keeps_what_came_and_frees_the_slot(
     before = answer_of(page)
     page.get_by_role("button", name="Add to text").click()
     expect(page.get_by_label("Your text")).to_have_value("def f" + before)
+
+
+def test_a_press_on_stop_that_comes_too_late_begins_nothing(
+    serve: Callable[..., Any], open_page: Callable[..., Page], slowly: None, until: Callable[..., None]
+) -> None:
+    running = serve()
+    page = open_page(running.url)
+    page.get_by_label("Longest answer").fill("5")
+    same = page.evaluate("""async () => {
+      document.querySelector(".bar .primary").click();
+      while (!document.querySelector(".stop")) await new Promise(requestAnimationFrame);
+      const stop = document.querySelector(".stop");
+      while (document.querySelector(".stop")) await new Promise(requestAnimationFrame);
+      const complete = document.querySelector(".bar .primary");
+      complete.click();
+      return stop === complete;
+    }""")
+    assert not same  # one button that changed would fade from the colours of the other
+    expect(page.get_by_text("How was it?")).to_be_visible()
+    assert running.site.ledger.totals()["answers"] == 1
+
+    def again() -> int:
+        page.get_by_role("button", name="Complete").click()
+        return page.get_by_role("button", name="Stop").count()
+
+    until(again)
+
+
+def test_nothing_shows_through_an_answer_to_no_text(serve: Callable[..., Any], open_page: Callable[..., Page]) -> None:
+    page = open_page(serve("serve.max_tokens=5000").url)
+    assert page.get_by_label("Longest answer").get_attribute("max") == "1024"  # the model's context
+    expect(page.get_by_label("Your text")).to_have_attribute("placeholder", re.compile("Begin"))
+    page.get_by_role("button", name="Complete").click()
+    expect(page.get_by_text("How was it?")).to_be_visible()
+    expect(page.get_by_label("Your text")).to_have_attribute("placeholder", "")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

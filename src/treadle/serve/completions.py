@@ -22,7 +22,7 @@ from treadle.serve.failures import error_object, failure
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 from treadle.serve.predictions import parse_rows, record_predictions, until_done
-from treadle.serve.schema import CompletionRequest, PredictRequest
+from treadle.serve.schema import CompletionRequest, PredictRequest, StreamOptions
 from treadle.spec.stages import Serve
 from treadle.store.ledger import Ledger
 
@@ -109,7 +109,7 @@ class Reply:
                 text += piece.text
         if error := self.error():
             return failure(error)
-        return JSONResponse(self.chunk(text, self.reason) | {"usage": self.usage()}, headers=self.headers)
+        return JSONResponse(self.chunk(text, self.reason) | {"usage": self.usage(self._filed.answer.tokens)}, headers=self.headers)
 
     async def pieces(self, receive: Receive) -> AsyncGenerator[Piece, None]:
         """The answer's pieces. The last one is given when the answer stands in the ledger, so that feedback finds it there."""
@@ -169,9 +169,9 @@ class Reply:
             "choices": [choice], "version": self._filed.engine.version.number, "stored": self._filed.stored,
         }
 
-    def usage(self) -> dict[str, int]:
-        """Token counts. The prompt's include the mark that stands before every text."""
-        read, written = len(self._filed.answer.prompt), self._filed.answer.tokens
+    def usage(self, written: int) -> dict[str, int]:
+        """Token counts, ``written`` being the answer's. The prompt's include the mark that stands before every text."""
+        read = len(self._filed.answer.prompt)
         counts = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
         if self._request.truncate_prompt_tokens is not None:
             counts["truncated_prompt_tokens"] = self._filed.answer.dropped
@@ -179,17 +179,19 @@ class Reply:
 
     async def events(self, receive: Receive) -> AsyncGenerator[dict[str, Any], None]:
         """The stream's objects, up to its end mark."""
-        with_usage = bool(self._request.stream_options and self._request.stream_options.include_usage)
-        extra: dict[str, Any] = {"usage": None} if with_usage else {}
+        asked = self._request.stream_options or StreamOptions()
+        extra: dict[str, Any] = {"usage": None} if asked.include_usage else {}
         async with aclosing(self.pieces(receive)) as pieces:
             async for piece in pieces:
                 if piece.finish_reason is not None and (error := self.error()):
                     yield {"error": error_object(error)}
                     return
+                if asked.continuous_usage_stats:
+                    extra = {"usage": self.usage(piece.tokens)}
                 if piece.text or piece.finish_reason is not None:
                     yield self.chunk(piece.text, piece.finish_reason) | extra
-        if with_usage:
-            yield self.chunk("", None) | {"choices": [], "usage": self.usage()}
+        if asked.include_usage:
+            yield self.chunk("", None) | {"choices": [], "usage": self.usage(self._filed.answer.tokens)}
 
 
 class _EventStream(Response):

@@ -40,7 +40,8 @@ class Settings:
     seed: int | None = None
     """None: a random one is drawn."""
     truncate: int | None = None
-    """Keep this many last tokens of the prompt; -1: as many as fit beside ``max_tokens``; None: refuse a longer one."""
+    """Keep this many last tokens of the prompt; -1: as many as fit beside ``max_tokens``, but half the context in any case; None:
+    refuse a longer one."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Piece:
 
     text: str
     finish_reason: FinishReason | None = None
+    tokens: int = 0
+    """Of the answer so far."""
 
 
 @dataclass(eq=False)
@@ -121,7 +124,7 @@ class Engine:
     def _fit(self, tokens: list[int], settings: Settings) -> tuple[list[int], int]:
         keep = len(tokens)
         if settings.truncate == -1:
-            keep = max(1, self.context - settings.max_tokens)
+            keep = max(self.context - settings.max_tokens, -(-self.context // 2))
         elif settings.truncate is not None:
             keep = settings.truncate
         kept = tokens[-keep:]
@@ -229,7 +232,7 @@ class Engine:
         elif answer.tokens == how.max_tokens or self._cache.lengths[answer.slot] == self.context:
             self._end(answer, "length", text + answer.stream.finish())
         else:
-            _deliver(answer, Piece(text))
+            _deliver(answer, text)
 
     def _end(self, answer: Answer, reason: FinishReason, text: str) -> None:
         answer.finish_reason = reason
@@ -238,12 +241,12 @@ class Engine:
                 self._active.remove(answer)
         if reason in ("stop", "length"):
             self._seconds += 0.2 * (time.monotonic() - answer.started - self._seconds)
-        _deliver(answer, Piece(text, reason))
+        _deliver(answer, text, reason)
 
 
-def _deliver(answer: Answer, piece: Piece) -> None:
-    """Hand ``piece`` over; if no one is there to take it, the answer is in vain."""
+def _deliver(answer: Answer, text: str, reason: FinishReason | None = None) -> None:
+    """Hand a piece over; if no one is there to take it, the answer is in vain."""
     try:
-        answer.deliver(piece)
+        answer.deliver(Piece(text, reason, answer.tokens))
     except RuntimeError:  # the event loop that waited for it is closed
         answer.cancel()

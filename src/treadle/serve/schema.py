@@ -32,6 +32,8 @@ _Stop = Annotated[str, Field(min_length=1, max_length=STOP_LENGTH)]
 class StreamOptions(Request):
     include_usage: bool = False
     """Send one more event, with the token counts, before the end."""
+    continuous_usage_stats: bool = False
+    """Every event has the token counts so far, so that one who breaks off knows them."""
 
 
 class CompletionRequest(Request):
@@ -66,7 +68,7 @@ class CompletionRequest(Request):
     store: bool | None = None
     """Consent: the prompt and the answer may be kept, after redaction, to improve the model."""
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=_HUGE)
-    """Keep only this many last tokens of a prompt; -1: as many as fit beside ``max_tokens``."""
+    """Keep only this many last tokens of a prompt; -1: as many as fit beside ``max_tokens``, but half the context in any case."""
 
     @model_validator(mode="after")
     def _agree(self) -> CompletionRequest:
@@ -157,6 +159,6 @@ def _field(error: Any) -> str | None:
     for step in error["loc"]:
         if isinstance(step, int):
             steps.append(f"[{step}]")
-        elif step.isidentifier():
+        elif step.isidentifier() and step != "str":
             steps.append(f".{step}" if steps else step)
     return "".join(steps) or None

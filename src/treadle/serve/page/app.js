@@ -5,6 +5,8 @@ import { Failure, complete, facts, feedback, keepKey } from "./client.js";
 import { DOWN, UP, WHY, html, plural } from "./parts.js";
 import { Predict } from "./predict.js";
 
+const LATE = 500; // ms after the last piece in which a press was still meant for Stop
+
 const EMPTY = { answer: "", id: null, stored: false, ended: null, usage: null, seconds: 0, rating: null, edited: null,
   draft: null, thanks: "", note: "" };
 
@@ -13,6 +15,7 @@ class App extends Component {
   prompt = createRef();
   draft = createRef();
   abort = null;
+  written = -LATE;
 
   componentDidMount() {
     document.addEventListener("keydown", (event) => event.key === "Escape" && this.abort?.abort());
@@ -48,13 +51,23 @@ class App extends Component {
     this.setState({ busy: true, ...EMPTY });
     const body = { model: config.model, prompt, temperature, max_tokens: length, store: keep, truncate_prompt_tokens: -1 };
     await this.attempt(() => complete(body, this.abort.signal, (event) => this.take(event, start)));
+    const stopped = this.abort.signal.aborted ? "cancelled" : null;
     this.abort = null;
-    this.setState(({ ended }) => ({ busy: false, ended: ended ?? "cancelled", seconds: (performance.now() - start) / 1000 }));
+    this.setState(({ ended }) => ({ busy: false, ended: ended ?? stopped, seconds: (performance.now() - start) / 1000 }));
     this.prompt.current.focus();
+  };
+
+  // Where Stop was, Complete is once the answer ends: a press that came too late for the one is not meant for the other.
+  press = () => performance.now() - this.written > LATE && this.complete();
+
+  stop = () => {
+    this.written = performance.now();
+    this.abort?.abort();
   };
 
   take({ id, stored, version, choices, usage }) {
     const [choice] = choices;
+    this.written = performance.now();
     this.setState((state) => ({
       id, stored, config: { ...state.config, version }, usage: usage ?? state.usage,
       answer: state.answer + (choice?.text ?? ""), ended: choice?.finish_reason ?? state.ended,
@@ -138,7 +151,7 @@ class App extends Component {
       <div class="paper">
         <label class="unseen" for="prompt">Your text</label>
         <textarea id="prompt" ref=${this.prompt} value=${prompt} onInput=${this.write} onKeyDown=${this.shortcut} readonly=${busy}
-          placeholder="Begin to write. The model goes on." spellcheck="false" autocapitalize="off" autocomplete="off"></textarea>
+          placeholder=${busy || answer ? "" : "Begin to write. The model goes on."} spellcheck="false" autocapitalize="off" autocomplete="off"></textarea>
         <div class="copy">
           <span aria-hidden="true">${prompt}</span><output for="prompt" aria-label="Answer" aria-live="polite" aria-busy=${busy}
             data-busy=${busy}>${answer}</output>${"\u200b"}
@@ -146,9 +159,9 @@ class App extends Component {
       </div>
       <div class="bar">
         ${busy
-          ? html`<button class="primary stop" onClick=${() => this.abort?.abort()}>Stop <kbd>Esc</kbd></button>`
-          : html`<button class="primary" onClick=${this.complete}>Complete <kbd>Ctrl ↵</kbd></button>`}
-        ${!busy && answer && html`<button onClick=${this.accept}>Add to text</button>`}
+          ? html`<button key="stop" class="primary stop" onClick=${this.stop}>Stop <kbd>Esc</kbd></button>`
+          : html`<button key="complete" class="primary" onClick=${this.press}>Complete <kbd>Ctrl ↵</kbd></button>`}
+        ${!busy && answer && html`<button key="accept" onClick=${this.accept}>Add to text</button>`}
         ${!busy && ended && this.tally()}
       </div>
       ${!busy && this.state.id && this.verdict()}
@@ -158,8 +171,8 @@ class App extends Component {
   tally() {
     const { usage, ended, seconds } = this.state;
     const end = { stop: "", length: ", stopped at the limit", cancelled: ", stopped" }[ended] ?? "";
-    const written = usage ? plural(usage.completion_tokens, "token") : "An answer";
-    const cut = usage?.truncated_prompt_tokens;
+    if (!usage) return html`<p class="tally">Stopped after ${seconds.toFixed(1)} s.</p>`;
+    const written = plural(usage.completion_tokens, "token"), cut = usage.truncated_prompt_tokens;
     return html`<p class="tally">
       ${written} in ${seconds.toFixed(1)} s${end}.
       ${cut ? html` The model cannot read so much at once: the first ${plural(cut, "token")} of your text ${cut === 1 ? "was" : "were"} left out.` : ""}
@@ -208,7 +221,7 @@ class App extends Component {
       </div>
       <div class="field">
         <label for="length">Longest answer</label>
-        <span class="unit"><input id="length" type="number" min="1" max=${config.max_tokens} value=${length} required
+        <span class="unit"><input id="length" type="number" min="1" max=${Math.min(config.max_tokens, config.context)} value=${length} required
           onChange=${set("length")} /> tokens</span>
       </div>
       ${config.store === "consent" && html`<div class="field consent">

@@ -37,7 +37,7 @@ export const feedback = async (body) => (await ask("/v1/feedback", body)).json()
 
 // Calls onEvent with each object of the stream; resolves at its end.
 export async function complete(body, signal, onEvent) {
-  const options = { stream: true, stream_options: { include_usage: true } };
+  const options = { stream: true, stream_options: { include_usage: true, continuous_usage_stats: true } };
   const response = await ask("/v1/completions", { ...body, ...options }, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
