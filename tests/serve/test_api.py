@@ -89,7 +89,8 @@ def test_sixteen_tokens_and_a_drawn_seed_by_default(serve: Serve) -> None:
 def test_a_stream_is_the_whole_answer_in_pieces(serve: Serve) -> None:
     running = serve()
     whole = running.complete("def f", max_tokens=30, temperature=0).json()
-    for options, usage in ((None, False), ({"include_usage": True}, True), ({"include_usage": True, "continuous_usage_stats": True}, True)):
+    counted = {"include_usage": True, "continuous_usage_stats": True}
+    for options, usage in ((None, False), ({"include_usage": True}, True), (counted, True)):
         body = {"model": "tiny", "prompt": "def f", "max_tokens": 30, "temperature": 0, "stream": True, "stream_options": options}
         with running.client.stream("POST", "/v1/completions", json=body) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
@@ -102,10 +103,10 @@ def test_a_stream_is_the_whole_answer_in_pieces(serve: Serve) -> None:
         assert all(("usage" in chunk) == usage for chunk in chunks)
         assert len({chunk["id"] for chunk in chunks}) == 1
         assert len(chunks) > 5
-        if options and options.get("continuous_usage_stats"):
-            counted = [chunk["usage"]["completion_tokens"] for chunk in chunks]
-            assert counted == sorted(set(counted))
-            assert counted[-1] == 30
+        if options is counted:
+            tokens = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+            assert tokens == sorted(set(tokens))
+            assert tokens[-1] == 30
         assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole["choices"][0]["text"]
         assert [chunk["choices"][0]["finish_reason"] for chunk in chunks if chunk["choices"][0]["finish_reason"]] == ["length"]
         assert running.site.ledger.answer(chunks[0]["id"])["answer_tokens"] == 30
