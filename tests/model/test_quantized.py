@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,3 +45,13 @@ def test_every_matrix_is_replaced_and_a_quarter_of_the_size():
     tokens = torch.randint(0, 300, (2, 12))
     plain = make_model(SHAPE, 0).logits(tokens)
     assert (model.logits(tokens) - plain).norm() < 0.03 * plain.norm()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 12), (5, 13), (7, 31), (64, 33), (2, 64), (50, 130)])
+def test_any_size_multiplies_as_it_should(rows: int, columns: int):
+    """Some sizes made the kernel read past the end of the matrix, which ended the process."""
+    layer = Int8Linear(rows, columns)
+    layer.weight, layer.weight_scale = quantize_rows(torch.randn(rows, columns))
+    for count in (1, 2, 5, 16, 17):
+        x = torch.randn(count, columns)
+        assert torch.allclose(layer(x), x @ layer.dequantized().T, atol=0.03 * columns**0.5)

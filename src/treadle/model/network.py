@@ -112,7 +112,7 @@ def make_network(model: Model, layouts: Layouts, seed: int) -> Network:
 
 def quantize_network(network: Network) -> None:
     """Hold the matrices of dense layers and embeddings as int8, in place; recurrent cells and convolutions stay as they are."""
-    quantize_modules(network)
+    quantize_modules(network, exact=True)
 
 
 def save_network(network: Network, folder: Path) -> None:
@@ -134,7 +134,7 @@ def load_network(folder: Path) -> Network:
         }
         network = Network(Model.model_validate(found["model"]), layouts)
         if found["quantize"] == "int8":
-            quantize_modules(network)
+            quantize_network(network)
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"cannot read the model in {folder}: {error}", cure="remove that artifact and run again") from None

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 FEW_ROWS = 16
 """Up to this many rows the product is limited by reading the weights, and the int8 kernel is the faster one."""
+_VECTOR = 32
+"""Columns that the kernel reads at once, at most: with others left over it reads past the end of the matrix."""
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,6 +29,7 @@ class Int8Rows(nn.Module):
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__()
+        self.few_rows = FEW_ROWS if columns % _VECTOR == 0 else 0
         self.register_buffer("weight", torch.zeros(rows, columns, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(rows, dtype=torch.bfloat16))
 
@@ -37,7 +40,7 @@ class Int8Rows(nn.Module):
     def multiply(self, x: Tensor) -> Tensor:
         """x (..., M) float32 -> (..., N): few rows by the int8 kernel (which reads x as bf16), many by float32."""
         rows = x.numel() // x.shape[-1]
-        if rows > FEW_ROWS:
+        if rows > self.few_rows:
             return F.linear(x, self.dequantized())
         flat = x.reshape(rows, x.shape[-1]).bfloat16()
         y = torch._weight_int8pack_mm(flat, self.weight, self.weight_scale)
@@ -66,8 +69,9 @@ class Int8Embedding(Int8Rows):
         return self.weight[tokens].float() * self.weight_scale[tokens].float()[..., None]
 
 
-def quantize_modules(module: nn.Module) -> int:
-    """Replace every linear layer and embedding under ``module`` by its int8 twin, in place; gives how many."""
+def quantize_modules(module: nn.Module, exact: bool = False) -> int:
+    """Replace every linear layer and embedding under ``module`` by its int8 twin, in place; gives how many. ``exact``: what is
+    multiplied with them stays float32 for few rows as well, so that a row's result is the same in any company."""
     count = 0
     for name, child in list(module.named_children()):
         if isinstance(child, (nn.Linear, nn.Embedding)):
@@ -77,8 +81,9 @@ def quantize_modules(module: nn.Module) -> int:
             if bias is not None:
                 twin.bias = bias.detach().clone()
             twin.weight, twin.weight_scale = quantize_rows(child.weight)
+            twin.few_rows = 0 if exact else twin.few_rows
             setattr(module, name, twin)
             count += 1
         else:
-            count += quantize_modules(child)
+            count += quantize_modules(child, exact)
     return count

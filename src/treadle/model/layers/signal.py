@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,23 @@ class Signal:
             return self.features[:, 0] if self.features.shape[1] == 1 else self.features.mean(1)
         counts = mask.sum(1, keepdim=True).clamp_min(1)
         return (self.features * mask[..., None]).sum(1) / counts
+
+
+def join_signals(parts: Sequence[Signal]) -> Signal:
+    """The positions of all ``parts``, of one width, one part behind the other. Padding goes to the end of each row: in between it
+    would move what follows, by as much as the longest row of the batch."""
+    if len(parts) == 1:
+        return Signal(parts[0].features, parts[0].lengths)
+    x = torch.cat([part.features for part in parts], 1)
+    if all(part.lengths is None for part in parts):
+        return Signal(x)
+    masks = [part.mask() for part in parts]
+    known = torch.cat(
+        [part.features.new_ones(part.features.shape[:2], dtype=torch.bool) if mask is None else mask
+         for mask, part in zip(masks, parts, strict=True)], 1,
+    )
+    order = (~known).to(torch.uint8).argsort(dim=1, stable=True)
+    return Signal(x.gather(1, order[..., None].expand_as(x)), known.sum(1))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.rope import rope_table
-from treadle.model.layers.signal import Form, Signal
+from treadle.model.layers.signal import Form, Signal, join_signals
 from treadle.model.trunks.transformer import Layer
 from treadle.spec.derive import transformer_shape
 from treadle.spec.trunks import Transformer
@@ -38,7 +38,11 @@ class EncoderTrunk(nn.Module):
 
     def forward(self, parts: Sequence[Signal]) -> Signal:
         """Signals of all inputs -> (B, T, D)"""
-        x, lengths, mask = self._joined(parts)
+        brought = [bring(part.features) for bring, part in zip(self.bring, parts, strict=True)]
+        if self.which is not None:
+            brought = [x + self.which[index] for index, x in enumerate(brought)]
+        joined = join_signals([Signal(x, part.lengths) for x, part in zip(brought, parts, strict=True)])
+        x, mask = joined.features, joined.mask()
         if x.shape[1] > self.rope.shape[1]:
             self.rope = rope_table(2 * x.shape[1], self.shape.head_dim, self.shape.rope_theta).to(x.device)
         look = None if mask is None else mask[:, None, None]  # (B, 1, 1, T)
@@ -47,23 +51,4 @@ class EncoderTrunk(nn.Module):
         rope = self.rope[:, : x.shape[1]]
         for layer in self.layers:
             x = layer(x, rope, None, look, self.causal)
-        normed = self.norm(x)
-        pooled = Signal(normed, lengths).mean() if mask is None or lengths is not None else _mean(normed, mask)
-        return Signal(normed, lengths, pooled)
-
-    def _joined(self, parts: Sequence[Signal]) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """All positions (B, T, D), the lengths where one input alone is there, and what is no padding (B, T) or None."""
-        brought = [bring(part.features) for bring, part in zip(self.bring, parts, strict=True)]
-        if self.which is not None:
-            brought = [x + self.which[index] for index, x in enumerate(brought)]
-        if len(parts) == 1:
-            return brought[0], parts[0].lengths, parts[0].mask()
-        masks = [part.mask() for part in parts]
-        if all(mask is None for mask in masks):
-            return torch.cat(brought, 1), None, None
-        known = [m if m is not None else x.new_ones(x.shape[:2], dtype=torch.bool) for m, x in zip(masks, brought, strict=True)]
-        return torch.cat(brought, 1), None, torch.cat(known, 1)
-
-
-def _mean(x: Tensor, mask: Tensor) -> Tensor:
-    return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+        return Signal(self.norm(x), joined.lengths)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from treadle.model.layers.signal import Form, Signal
+from treadle.model.layers.signal import Form, Signal, join_signals
 from treadle.spec.trunks import Recurrent
 
 
@@ -30,8 +29,9 @@ class RecurrentTrunk(nn.Module):
 
     def forward(self, parts: Sequence[Signal]) -> Signal:
         """Signals of all inputs -> (B, T, D); a row is summed up by the largest value of each feature over its positions."""
-        x, lengths = self._joined(parts)
-        x = self.dropout(x)
+        brought = [Signal(bring(part.features), part.lengths) for bring, part in zip(self.bring, parts, strict=True)]
+        joined = join_signals(brought)
+        x, lengths = self.dropout(joined.features), joined.lengths
         if lengths is None:
             out: Tensor = self.net(x)[0]
         else:
@@ -42,18 +42,3 @@ class RecurrentTrunk(nn.Module):
         mask = signal.mask()
         pooled = (out if mask is None else out.masked_fill(~mask[..., None], float("-inf"))).amax(1)
         return Signal(out, lengths, pooled)
-
-    def _joined(self, parts: Sequence[Signal]) -> tuple[Tensor, Tensor | None]:
-        """All positions (B, T, D) with no padding between inputs, and their number (B,) where rows differ."""
-        brought = [bring(part.features) for bring, part in zip(self.bring, parts, strict=True)]
-        if len(parts) == 1:
-            return brought[0], parts[0].lengths
-        x = torch.cat(brought, 1)
-        if all(part.lengths is None for part in parts):
-            return x, None
-        masks = [part.mask() for part in parts]
-        known = torch.cat(
-            [m if m is not None else f.new_ones(f.shape[:2], dtype=torch.bool) for m, f in zip(masks, brought, strict=True)], 1
-        )
-        order = (~known).to(torch.uint8).argsort(dim=1, stable=True)  # padding goes to the end
-        return x.gather(1, order[..., None].expand_as(x)), known.sum(1)
