@@ -40,16 +40,19 @@ class Project:
     @property
     def ledger_url(self) -> str | None:
         """The ledger's URL with ``$NAMES`` filled in from the environment, or None for the store's own file."""
-        if self.spec.ledger is None:
-            return None
+        return None if self.spec.ledger is None else filled(self.spec.ledger, "ledger")
 
-        def fill(match: re.Match[str]) -> str:
-            name = match.group(1)
-            if name not in os.environ:
-                raise UserError(f"ledger names ${name}, which the environment lacks", cure=f"export {name}=...")
-            return os.environ[name]
 
-        return re.sub(r"\$([A-Z_][A-Z0-9_]*)", fill, self.spec.ledger)
+def filled(text: str, key: str) -> str:
+    """``text`` with its ``$NAMES`` from the environment. Raises ``UserError`` for one that the environment lacks."""
+
+    def fill(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise UserError(f"{key} names ${name}, which the environment lacks", cure=f"export {name}=...")
+        return os.environ[name]
+
+    return re.sub(r"\$([A-Z_][A-Z0-9_]*)", fill, text)
 
 
 def load_project(path: Path, overrides: Sequence[str] = ()) -> Project:

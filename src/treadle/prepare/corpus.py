@@ -17,8 +17,7 @@ from treadle.data.account import Account, account_lines
 from treadle.data.fields.text import TextField
 from treadle.data.record import Record, SetAside, write_records, write_set_aside
 from treadle.data.schema import Schema
-from treadle.data.sources.base import Place
-from treadle.data.sources.collect import collect
+from treadle.data.sources.collect import collect, place_of
 from treadle.data.steps.dedupe import Clusters, exact_clusters, near_clusters
 from treadle.data.steps.generated import generated_note
 from treadle.data.steps.redact import redact
@@ -106,11 +105,11 @@ class Rows:
 
 def _collect(project: Project, schema: Schema | None) -> list[list[Record | SetAside]]:
     """What each source gives, in order."""
-    data, name = project.spec.data, next(iter(project.spec.model.inputs))
+    data = project.spec.data
     with task("collecting", total=len(data.sources), unit="sources") as work:
         found = []
         for number, source in enumerate(data.sources):
-            place = Place(project.folder, f"data.sources.{number}", name, data.clean.max_size, data.split.by, schema)
+            place = place_of(project, number, schema)
             found.append(list(collect(source, place)))
             work.advance(1, source_name(source))
     return found

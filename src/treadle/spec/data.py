@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 import re
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, ValidationError, field_validator, model_validator
 
 from treadle.spec.fields import Fraction, Section, Size
 
@@ -70,7 +72,7 @@ class History(Section):
 class _Rows(_Source):
     """What has rows with named columns; each row is one record."""
 
-    missing: list[str] = ["", "?", "NA", "N/A", "nan", "NaN", "null", "None"]
+    missing: list[str] = ["", "?", "NA", "N/A", "#N/A", "nan", "NaN", "null", "None"]
     """Texts that mean that a value is missing."""
     replace: dict[str, dict[str, str]] = {}
     """Column to text to the text that stands for it, as in ``income: {">50K.": ">50K"}``."""
@@ -89,6 +91,8 @@ class TableSource(_Rows):
     """Names of the columns, for a file without a header line."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     """Of CSV; None: found from the first lines."""
+    quoted: bool = True
+    """Of CSV: whether ``"`` opens and closes a cell; no: it is a sign like others, as in much tab-separated text."""
     encoding: Encoding = "utf-8"
     """Of text files."""
     sheet: str | None = None
@@ -102,6 +106,14 @@ class SqlSource(_Rows):
     """The database's URL, such as ``postgresql+psycopg://$USER:$PASSWORD@host/db`` ($NAMES come from the environment)."""
     query: str = Field(min_length=1)
     """A SELECT; order it, so that it gives the same rows in the same order each time."""
+
+    @field_validator("sql")
+    @classmethod
+    def _no_password(cls, url: str) -> str:
+        given = re.search(r"://[^:/@]*:([^@]*)@|[?&]password=([^&]*)", url)
+        if given and not re.fullmatch(r"\$[A-Z_][A-Z0-9_]*", given.group(1) or given.group(2) or "$NONE"):
+            raise ValueError("holds a password, which this file must not: write $PASSWORD and export it in the environment")
+        return url
 
 
 class HubSource(_Rows):
@@ -144,7 +156,28 @@ class UrlSource(_Source):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Of the file: what differs is refused."""
     then: Annotated[dict[str, object], Field(min_length=1)]
-    """How the file is read: a source of another kind in which ``{file}`` stands for its path."""
+    """How the file is read: a source of another kind in which ``{file}`` stands for its path, as in ``{table: "{file}"}``."""
+
+    @model_validator(mode="after")
+    def _then_is_a_source(self) -> UrlSource:
+        self.reading(self.name)
+        return self
+
+    @property
+    def name(self) -> str:
+        """The file's own name, at the end of the URL's path."""
+        return PurePosixPath(unquote(urlsplit(self.url).path)).name or "file"
+
+    def reading(self, path: str) -> AnySource:
+        """The source that reads the file at ``path``, with this one's licence and part. Raises ``ValueError``."""
+        filled = {key: value.replace("{file}", path) if isinstance(value, str) else value for key, value in self.then.items()}
+        if "url" in filled or filled == self.then:
+            raise ValueError("then: must be a source of another kind in which '{file}' stands for the file's path")
+        try:
+            return _SOURCE.validate_python({"licence": self.licence, "part": self.part, **filled})
+        except ValidationError as error:
+            at = "then." + ".".join(str(step) for step in error.errors()[0]["loc"][1:])
+            raise ValueError(f"{at}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 _KEYS = {
@@ -163,7 +196,7 @@ AnySource = Annotated[
     | Annotated[MediaSource, Tag("MediaSource")] | Annotated[UrlSource, Tag("UrlSource")],
     Discriminator(_which),
 ]
-
+_SOURCE: TypeAdapter[AnySource] = TypeAdapter(AnySource)
 
 
 def source_name(spec: object) -> str:

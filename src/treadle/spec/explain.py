@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -95,8 +96,8 @@ def _follow(root: type[BaseModel], location: Location) -> tuple[Location, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value as one would write it in the file, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    """A value as one would write it in the file, cut where it is long, without a URL's password."""
+    text = re.sub(r"(://[^:/@\s]*:|[?&]password=)[^@\s\"&]+", r"\1***", json.dumps(value, ensure_ascii=False, default=str))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

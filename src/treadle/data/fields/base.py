@@ -67,9 +67,12 @@ class Field(ABC):
 
 
 def text_of(raw: Any) -> str | None:
-    """A value as text without spaces around it; None where there is none. A whole float is written as the integer that it is."""
+    """A value as text without spaces around it; None where there is none. A whole float is written as the integer that it is.
+    Raises ``BadValue`` for bytes, which are no text until someone says how."""
     if raw is None or (isinstance(raw, float) and raw != raw):
         return None
+    if isinstance(raw, bytes):
+        raise BadValue("not text", f"{len(raw)} bytes")
     if isinstance(raw, bool):
         return "true" if raw else "false"
     if isinstance(raw, float) and raw == int(raw) and abs(raw) < 2**53:
