@@ -12,6 +12,7 @@ import pyarrow as pa
 from treadle.core.errors import ArtifactError
 from treadle.core.layout import Layout
 from treadle.data.columns import Augment, Column
+from treadle.data.fields.audio import AudioField
 from treadle.data.fields.base import BadValue, Field
 from treadle.data.fields.category import BooleanField, CategoryField, SetField
 from treadle.data.fields.date import DateField
@@ -21,15 +22,18 @@ from treadle.data.fields.text import PairField, TextField
 from treadle.data.record import Record
 from treadle.data.targets.base import Target
 from treadle.data.targets.scalar import BinaryTarget, ClassTarget, LabelsTarget, NumberTarget
+from treadle.data.targets.transcript import TranscriptTarget
 from treadle.spec.model import Model
 
 FIELDS: dict[str, type[Field]] = {
     "text": TextField, "pair": PairField, "number": NumberField, "category": CategoryField, "boolean": BooleanField,
     "date": DateField, "set": SetField,
     "image": ImageField,
+    "audio": AudioField,
 }
 TARGETS: dict[str, type[Target]] = {
     "category": ClassTarget, "binary": BinaryTarget, "number": NumberTarget, "labels": LabelsTarget,
+    "ctc": TranscriptTarget,
 }
 FILE = "fields.json"
 

@@ -13,6 +13,7 @@ import torch
 from treadle.data.table import Table
 from treadle.data.targets.scalar import NumberTarget
 from treadle.evaluate.metrics import Figure, Floats, interval, ratio
+from treadle.evaluate.transcripts import transcript_figures
 from treadle.model.network import Network
 
 ROWS = 256
@@ -47,7 +48,14 @@ def score_records(network: Network, table: Table, done: Callable[[int], None] = 
             off.append(losses[name].double().numpy())
         done(batch.size)
     kinds = {name: layout.kind for name, layout in network.layouts["heads"].items()}
-    return {name: HeadScores(kinds[name], *(np.concatenate(part) for part in parts)) for name, parts in found.items()}
+    return {name: HeadScores(kinds[name], *(_joined(part) for part in parts)) for name, parts in found.items()}
+
+
+def _joined(parts: list[Outputs]) -> Outputs:
+    """Batches one behind the other; shorter rows are filled up with 0."""
+    longest = max(part.shape[1] if part.ndim > 1 else 0 for part in parts)
+    around = [[(0, 0), (0, longest - part.shape[1]), *[(0, 0)] * (part.ndim - 2)] if part.ndim > 1 else [(0, 0)] for part in parts]
+    return np.concatenate([np.pad(part, width) for part, width in zip(parts, around, strict=True)])
 
 
 def head_figures(scores: HeadScores, target: Any, drawn: Floats) -> dict[str, Figure]:
@@ -187,4 +195,5 @@ def _share(top: Floats, bottom: Floats, drawn: Floats) -> Figure:
 
 METRICS: Mapping[str, Callable[..., dict[str, Figure]]] = {
     "category": _classes, "binary": _binary, "number": _number, "labels": _labels,
+    "ctc": transcript_figures,
 }

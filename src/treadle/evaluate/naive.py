@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from treadle.data.columns import load_column
+from treadle.data.columns import Column, load_column
 from treadle.data.schema import Schema
 from treadle.evaluate.answers import HeadScores, Outputs
 from treadle.store.artifacts import Artifact
@@ -17,15 +18,18 @@ def always_the_same(dataset: Artifact, schema: Schema, scores: Mapping[str, Head
     """Head -> baseline's name -> its answers to the same records."""
     found: dict[str, dict[str, Outputs]] = {}
     for name, head in scores.items():
-        outputs = _constant(head, np.asarray(load_column(dataset.path, "train", f"heads.{name}").values))
+        outputs = _constant(head, load_column(dataset.path, "train", f"heads.{name}"))
         if outputs is not None:
             found[name] = {"always the same": outputs}
     return found
 
 
-def _constant(head: HeadScores, train: Any) -> Any:
-    """Class frequencies, the share of yes, the mean number, each label's share; repeated for every record."""
-    count = len(head.targets)
+def _constant(head: HeadScores, column: Column) -> Any:
+    """Class frequencies, the share of yes, the mean number, each label's share, the commonest text; repeated for every record."""
+    count, train = len(head.targets), np.asarray(column.values)
+    if head.kind == "ctc":
+        texts = Counter(tuple(row.tolist()) for row in np.split(train, column.starts[1:-1])) if column.starts is not None else {}
+        return np.tile(np.array(max(texts, key=lambda text: (texts[text], text))), (count, 1))
     if head.kind == "category":
         shares = np.bincount(train[train >= 0], minlength=head.outputs.shape[1]) / max(1, (train >= 0).sum())
         return np.tile(shares, (count, 1))

@@ -16,6 +16,8 @@ from treadle.core.batch import Batch
 from treadle.core.errors import ArtifactError
 from treadle.core.layout import Layout
 from treadle.model.heads.scalar import BinaryHead, ClassHead, LabelsHead, NumberHead
+from treadle.model.heads.transcript import TranscriptHead
+from treadle.model.inputs.audio import AudioInput
 from treadle.model.inputs.fields import NameInput, NumberInput, SetInput, VectorInput
 from treadle.model.inputs.image import ImageInput
 from treadle.model.inputs.text import PairInput, TokensInput
@@ -34,10 +36,12 @@ WEIGHTS = "model.safetensors"
 INPUTS: dict[str, Callable[..., nn.Module]] = {
     "number": NumberInput, "category": NameInput, "boolean": NameInput, "set": SetInput, "date": VectorInput,
     "text": TokensInput, "pair": PairInput, "image": ImageInput,
+    "audio": AudioInput,
 }
 """Kind -> (layout, kind of trunk, **more) -> a module with ``form`` that gives a ``Signal``."""
 HEADS: dict[str, Callable[[Layout, Form], nn.Module]] = {
     "category": ClassHead, "binary": BinaryHead, "number": NumberHead, "labels": LabelsHead,
+    "ctc": TranscriptHead,
 }
 """Kind -> (layout, form of the trunk's signal) -> a module with ``outputs``, ``losses`` and ``readable``."""
 _SEQUENCES = ("text", "pair", "image")

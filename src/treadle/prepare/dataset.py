@@ -170,6 +170,8 @@ def look_over(schema: Schema, records: Sequence[Record]) -> list[str]:
                 cure = f"leave {column!r} out of model.inputs, if it is not known before the answer is"
                 message = f"{column!r} gives {answer!r} away: each is a function of the other in all {len(records)} records"
                 raise UserError(message, cure=cure)
+    for field in schema.inputs.values():
+        notes += field.remarks([field.value(record.fields) for record in records])
     return notes
 
 

@@ -167,12 +167,12 @@ class Image(Section):
 class AudioAugment(Section):
     """Changes of a recording in training, drawn anew from seed, record and step."""
 
-    noise: float = Field(default=0.0, ge=0)
+    noise: float = Field(default=0.0, ge=0, le=100)
     """Largest deviation of white noise, as a share of the recording's own."""
     shift: Duration = 0.0
-    """Largest shift in time."""
+    """Largest shift in time: later, with silence before it, or earlier, without its beginning."""
     mask: Fraction = 0.0
-    """Largest share of the frames, and of the mel bands, that is blanked (Park et al. 2019)."""
+    """Largest share of the frames, and of the mel bands, that is set to the mean (Park et al. 2019)."""
 
 
 class Audio(Section):
@@ -183,14 +183,23 @@ class Audio(Section):
     rate: int = Field(default=8000, ge=1000, le=192_000)
     """Samples per second; recordings of other rates are converted."""
     seconds: float = Field(default=1.0, gt=0, le=600)
-    """Longest part that is read."""
+    """Longest part that is read; of a longer recording the beginning."""
     mels: int = Field(default=40, ge=4, le=256)
     """Mel bands."""
-    hop: Duration = 0.01
+    hop: Duration = Field(default=0.01, ge=0.001)
     """Time between frames."""
     window: Duration = 0.025
     """Time that a frame covers."""
     augment: AudioAugment = AudioAugment()
+
+    @model_validator(mode="after")
+    def _frames(self) -> Audio:
+        if not self.hop <= self.window <= self.seconds:
+            message = f"hop ({self.hop:g} s) is longer than window ({self.window:g} s), or that than seconds ({self.seconds:g} s)"
+            raise ValueError(message)
+        if self.window * self.rate < 16:
+            raise ValueError(f"a window of {self.window:g} s holds fewer than 16 samples: make it longer, or raise rate")
+        return self
 
 
 class Events(Section):

@@ -21,6 +21,10 @@ _READS = {
 }
 
 
+# Heads that answer at each position: the trunks that keep the positions apart.
+_KEEPS = {"ctc": ("recurrent", "transformer")}
+
+
 class Model(Section):
     inputs: dict[str, Input] = Field(default={"text": Input(text=Text())}, min_length=1)
     """Name of a record's field to what it is: text, pair, image, audio, number, category, boolean, date, set or events."""
@@ -38,6 +42,10 @@ class Model(Section):
                 (at, f"{head.kind} needs exactly one input of kind {needed}")
                 for needed in _NEEDS.get(head.kind, ()) if kinds.count(needed) != 1
             ]
+            if trunk not in _KEEPS.get(head.kind, (trunk,)):
+                found.append((at, f"{head.kind} needs positions, which trunk {trunk} sums up; recurrent and transformer keep them"))
+            if head.kind == "ctc" and len(kinds) > 1:
+                found.append((at, "ctc reads the positions of the recording alone: leave the other inputs out"))
             if head.column(name) in {column for key, given in self.inputs.items() for column in given.columns(key)}:
                 found.append((at, f"the field {head.column(name)!r} is an input too, so the answer would be given away"))
         for name, given in self.inputs.items():

@@ -40,6 +40,10 @@ class Field(ABC):
         """The field's value from a record's plain columns."""
         return fields.get(self.columns[0])
 
+    def remarks(self, values: Sequence[Value]) -> list[str]:
+        """What a person should know of the train part's values, such as that a part of them is not read."""
+        return []
+
     @abstractmethod
     def fit(self, values: Sequence[Value]) -> None:
         """Learn what encoding needs from the train part's values."""
