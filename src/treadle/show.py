@@ -113,6 +113,7 @@ def _language(card: Mapping[str, Any]) -> list[str]:
     for name, figures in card["baselines"].items():
         rows.append((f"{name} baseline", _figure(figures["bits_per_byte"]), "bits_per_byte on the same bytes"))
     lines += table(rows)
+    lines += [f"  note: {note}" for note in card.get("notes", [])]
     lines += _gate_lines(card)
     for sample in card["samples"]:
         text = (sample["prompt"] + "\u2038" + sample["text"]).splitlines()

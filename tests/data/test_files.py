@@ -161,3 +161,42 @@ def test_depth_is_bounded_where_the_pattern_is(tmp_path: Path) -> None:
     write(tmp_path, a__b__c_txt="x", a__d_txt="y")
     assert list(outcome(gather(tmp_path, "*/*.txt"))) == ["a/d.txt"]
     assert list(outcome(gather(tmp_path, "**/*.txt"))) == ["a/b/c.txt", "a/d.txt"]
+
+
+LINE = st.sampled_from(["", "a", "été", "one two three", "x" * 40, "\x0b", " "])
+LINES = st.lists(LINE).map(lambda lines: "\n".join(["begin", *lines]))
+
+
+@given(LINES, st.integers(1, 99), st.sampled_from([None, 1, 10, 50]))
+def test_spans_and_pieces_share_a_text_out_without_loss(tmp_path_factory, text: str, percent: int, cut: int | None) -> None:
+    folder = tmp_path_factory.mktemp("spans")
+    (folder / "a.txt").write_bytes(text.encode())
+    both = []
+    for part, span in (("train", [0, percent / 100]), ("test", [percent / 100, 1])):
+        items = gather(folder, "a.txt", span=span, cut=cut, part=part)
+        both += items
+        for item in items:
+            if isinstance(item, Record):
+                assert item.meta["part"] == part
+                assert item.meta["bytes"] == len(item.fields["text"].encode())
+                line = int(item.source.removeprefix("a.txt:"))
+                assert text.split("\n")[line - 1] == item.fields["text"].split("\n")[0]
+                assert item.group == (item.source if cut else "a.txt")
+    kept = [item.fields["text"] for item in both if isinstance(item, Record)]
+    assert "".join("".join(kept).split()) == "".join(text.split())  # pieces without a word are set aside as empty
+    assert {item.reason for item in both if isinstance(item, SetAside)} <= {"empty"}
+    if cut:
+        longest = max(len(line.encode()) + 1 for line in text.split("\n"))
+        assert all(len(piece.encode()) <= 2 * cut + longest for piece in kept)
+
+
+def test_pieces_end_at_empty_lines_where_they_can(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n\nthree\nfour\nfive\nsix\n\nseven\n")
+    items = gather(tmp_path, "a.txt", cut=8)
+    assert [item.fields["text"] for item in items] == ["one\ntwo\n\n", "three\nfour\nfive\n", "six\n\nseven\n"]
+    assert [item.source for item in items] == ["a.txt:1", "a.txt:4", "a.txt:7"]
+
+
+def test_a_span_must_begin_before_it_ends() -> None:
+    with pytest.raises(ValueError, match="begin before it ends"):
+        FilesSource(files="a", licence="MIT", span=(0.5, 0.5))

@@ -11,14 +11,17 @@ import pytest
 import torch
 
 from treadle.core.errors import RequestError
+from treadle.core.layout import Layout
 from treadle.data.shards import END_ID
-from treadle.data.tokenizer import load_tokenizer
+from treadle.data.tokenizer import load_tokenizer, token_bytes, train_tokenizer
 from treadle.model.generate import generate
 from treadle.model.hub import load_model
+from treadle.model.network import make_network
 from treadle.serve import engine as module
 from treadle.serve.engine import Answer, Engine, Piece, Settings
-from treadle.serve.text import TextStream, token_bytes
+from treadle.serve.text import TextStream
 from treadle.serve.version import Full, Retired, Version
+from treadle.spec.model import Model
 
 PROMPTS = ["def f(x):\n", "", "class JSONDecoder(json):\n    def raw", "naïve 你好 🙂", "import re\n" * 30, "return", "x"]
 GREEDY = Settings(max_tokens=40, temperature=0.0, top_p=1.0)
@@ -81,7 +84,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def reference(engine: Engine, prompt: str, settings: Settings) -> str:
     tokens = [END_ID, *engine.tokenizer.encode(prompt, add_special_tokens=False).ids]
     how = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": settings.seed or 0, "end": END_ID}
-    stream = TextStream(token_bytes(engine.tokenizer, engine.model.shape.vocabulary))
+    stream = TextStream(token_bytes(engine.tokenizer, engine.model.vocabulary))
     return "".join(stream.push(token) for token in generate(engine.model, tokens, settings.max_tokens, **how)) + stream.finish()
 
 
@@ -92,6 +95,28 @@ def test_answers_together_are_those_of_generate_alone(make: Callable[..., Ask]) 
         text, reason = ask.finish(pieces)
         assert text == reference(ask.engine, prompt, GREEDY)
         assert (reason, answer.tokens, answer.stream.text) == ("length", 40, text)
+
+
+def test_a_recurrent_net_answers_in_the_same_engine() -> None:
+    """One state per slot: answers of different lengths together are those that each prompt gets alone, also where a slot was used
+    before, and none is cut off at the length of the training windows."""
+    model = Model.model_validate({"trunk": {"recurrent": {"width": 24, "depth": 2, "embedding": 16}}})
+    tokenizer = train_tokenizer(PROMPTS, 300)
+    size = tokenizer.get_vocab_size()
+    layouts = {"inputs": {"text": Layout("text", size, 8)}, "heads": {"next": Layout("next_token", size)}}
+    network = make_network(model, layouts, 0).eval()
+    with torch.no_grad():  # surer than fresh weights are, so that no rounding decides; the end mark is never drawn
+        network.heads["next"].linear.weight.mul_(8)
+        network.heads["next"].linear.bias[END_ID] = -100
+    engine = Engine(network, tokenizer, Version(1, "package", 0), 2, 16)
+    try:
+        ask = Ask(engine)
+        running = [ask.start(prompt) for prompt in PROMPTS]
+        for prompt, (answer, pieces) in zip(PROMPTS, running, strict=True):
+            assert ask.finish(pieces) == (reference(engine, prompt, GREEDY), "length")
+            assert answer.tokens == 40
+    finally:
+        engine.stop()
 
 
 def test_a_seed_gives_the_same_answer_alone_and_among_others(make: Callable[..., Ask]) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
-from treadle.data.tokenizer import train_tokenizer
-from treadle.serve.text import TextStream, token_bytes
+from treadle.data.tokenizer import token_bytes, train_tokenizer
+from treadle.serve.text import TextStream
 
 SIZE = 300
 TOKENIZER = train_tokenizer(["def f(x):\n    return 'é你🙂' * x  # ünïcödé\n" * 3], SIZE)

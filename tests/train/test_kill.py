@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -11,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tiny import write_project
+from tiny import SPEC, write_project
 
 RUN = [sys.executable, "-m", "treadle", "run", "--json"]
-LONG = ("train.budget=60 steps", "train.checkpoint_every=1 ms", "model.trunk.transformer.dropout=0.1")
+LONG = ("train.budget=60 steps", "train.checkpoint_every=1 ms")
+TRUNKS = {
+    "transformer": SPEC.replace("hidden: 64}", "hidden: 64, dropout: 0.1}"),
+    "lstm": re.sub(r"trunk: .*", "trunk: {recurrent: {width: 24, depth: 2, dropout: 0.1}}\n  heads: {next: next_token}", SPEC),
+}
 
 
 def command(folder: Path) -> list[str]:
@@ -30,17 +35,18 @@ def model_folder(folder: Path) -> Path:
     return next((folder / ".treadle" / "artifacts" / "model").iterdir())
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=TRUNKS)
+def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("whole")
-    write_project(folder)
+    write_project(folder, text=TRUNKS[request.param])
     subprocess.run(command(folder), check=True, capture_output=True, timeout=300)
-    return model_folder(folder)
+    return TRUNKS[request.param], model_folder(folder)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_killed_twice_and_gone_on_it_is_the_same_run(tmp_path: Path, undisturbed: Path, seed: int):
-    write_project(tmp_path)
+def test_killed_twice_and_gone_on_it_is_the_same_run(tmp_path: Path, undisturbed: tuple[str, Path], seed: int):
+    text, whole = undisturbed
+    write_project(tmp_path, text=text)
     chance = random.Random(seed)
     resumed = []
     for _ in range(2):
@@ -61,7 +67,7 @@ def test_killed_twice_and_gone_on_it_is_the_same_run(tmp_path: Path, undisturbed
     finished = subprocess.run(command(tmp_path), check=True, capture_output=True, timeout=300)
     assert b"going on from the checkpoint" in finished.stderr
     again = model_folder(tmp_path)
-    assert losses(again) == losses(undisturbed)
-    assert (again / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
+    assert losses(again) == losses(whole)
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert json.loads((again / "manifest.json").read_text())["counts"]["resumed_at"] > 0
     assert not list((tmp_path / ".treadle" / "work").iterdir())

@@ -19,11 +19,10 @@ from treadle.core.machine import cores
 from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.shards import END_ID, Shard
-from treadle.model.generate import generate, generation_threads
-from treadle.model.hub import load_model, save_model
+from treadle.model.generate import TextModel, generate, generation_threads
 from treadle.model.layers.quantized import quantize_modules
-from treadle.model.model import LanguageModel
 from treadle.model.score import score_documents
+from treadle.model.text import load_text_model, save_text_model
 from treadle.store.artifacts import Artifact, Store
 
 VERSION = 1
@@ -41,14 +40,14 @@ def compress_model(project: Project, store: Store, model: Artifact, scorecard: A
     if cached := making.cached():
         return cached
     torch.set_num_threads(cores())
-    original = load_model(model.path)
+    original = load_text_model(model.path)
     with making.draft() as draft:
-        packed = load_model(model.path)
+        packed = load_text_model(model.path)
         if quantize == "int8":
             quantize_modules(packed)
-        save_model(packed, draft.path)
+        save_text_model(packed, draft.path)
         shutil.copy(model.path / "tokenizer.json", draft.path)
-        packed = load_model(draft.path)  # what is measured is what will be served
+        packed = load_text_model(draft.path)  # what is measured is what will be served
         before = scorecard.counts["metrics"]["bits_per_byte"]["value"]
         after = _bits_per_byte(packed, scorecard, dataset)
         drift = after / before - 1
@@ -66,7 +65,7 @@ def compress_model(project: Project, store: Store, model: Artifact, scorecard: A
     return making.open()
 
 
-def _bits_per_byte(model: LanguageModel, scorecard: Artifact, dataset: Artifact) -> float:
+def _bits_per_byte(model: TextModel, scorecard: Artifact, dataset: Artifact) -> float:
     """Of ``model`` on exactly the documents that the scorecard scored."""
     table = pq.read_table(scorecard.path / "documents.parquet")
     shard = Shard(dataset.path, str(scorecard.counts["part"]))
@@ -78,9 +77,9 @@ def _bits_per_byte(model: LanguageModel, scorecard: Artifact, dataset: Artifact)
     return float(nats.sum() / math.log(2) / np.sum(table["bytes"].to_numpy()))
 
 
-def _speeds(*models: LanguageModel, rounds: int = 5) -> list[float]:
+def _speeds(*models: TextModel, rounds: int = 5) -> list[float]:
     """Generated tokens/s of each model, one stream, greedy: the median of alternating rounds, so that drift cancels."""
-    tokens = min(64, models[0].shape.context - 2)
+    tokens = min(64, models[0].context - 2)
     torch.set_num_threads(generation_threads(models[0]))
     found: list[list[float]] = [[] for _ in models]
     for turn in range(rounds + 1):

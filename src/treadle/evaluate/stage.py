@@ -18,14 +18,13 @@ from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.loader import Numbers
 from treadle.data.shards import END_ID, Shard
-from treadle.data.tokenizer import decode, load_tokenizer
+from treadle.data.tokenizer import UNKNOWN, UNKNOWN_ID, decode, keeps_spaces, load_tokenizer
 from treadle.evaluate.baselines import NGram, compressed_nats
 from treadle.evaluate.metrics import Figure, Floats, Scores, bits_per_byte, figures, weights
 from treadle.evaluate.records import evaluate_records
-from treadle.model.generate import generate
-from treadle.model.hub import load_model
-from treadle.model.model import LanguageModel
+from treadle.model.generate import TextModel, generate
 from treadle.model.score import score_documents
+from treadle.model.text import load_text_model
 from treadle.spec.stages import Evaluate
 from treadle.store.artifacts import Artifact, Store, write_json
 
@@ -49,7 +48,7 @@ def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Art
     torch.set_num_threads(cores())
     shard = Shard(dataset.path, PART)
     chosen = choose_documents(shard, settings.max_tokens, project.spec.seed)
-    network = load_model(model.path)
+    network, tokenizer = load_text_model(model.path), load_tokenizer(model.path / "tokenizer.json")
     scores = score(network, shard, chosen)
     drawn = weights(len(chosen), settings.resamples, project.spec.seed)
     metrics = figures(scores, drawn)
@@ -61,7 +60,8 @@ def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Art
         "metrics": {name: figure.as_dict() for name, figure in metrics.items()},
         "baselines": _baselines(shard, chosen, dataset, drawn) if baselines else {},
         "gate": judge(settings, metrics) if baselines else [],
-        "samples": _samples(network, load_tokenizer(model.path / "tokenizer.json"), settings, project.spec.seed),
+        "samples": _samples(network, tokenizer, settings, project.spec.seed),
+        "notes": _notes(tokenizer, shard, chosen),
     }
     with making.draft() as draft:
         write_json(draft.path / "scorecard.json", card)
@@ -87,7 +87,7 @@ def shard_tokens(shard: Shard, chosen: Numbers) -> npt.NDArray[np.int64]:
     return lengths
 
 
-def score(model: LanguageModel, shard: Shard, chosen: Numbers) -> Scores:
+def score(model: TextModel, shard: Shard, chosen: Numbers) -> Scores:
     """Per-document scores of the chosen documents."""
     documents = [shard.document(int(i)) for i in chosen]
     masks = [shard.document_targets(int(i)) for i in chosen]
@@ -114,20 +114,35 @@ def _baselines(shard: Shard, chosen: Numbers, dataset: Artifact, drawn: Floats) 
     tokenizer = load_tokenizer(dataset.path / "tokenizer.json")
     train = Shard(dataset.path, "train").tokens
     found: dict[str, Floats] = {}
-    with task("baselines", 3) as work:
+    whole = keeps_spaces(tokenizer)  # else a compressor would have to write what the model need not
+    with task("baselines", 2 + whole) as work:
         for name, order in (("unigram", 1), ("trigram", 3)):
             counted = NGram(train, tokenizer.get_vocab_size(), order)
             found[name] = np.array([counted.nats(document) for document in documents])
             work.advance(1, name)
-        found["lzma"] = compressed_nats([decode(tokenizer, document[:-1].tolist()).encode() for document in documents])
-        work.advance(1, "lzma")
+        if whole:
+            found["lzma"] = compressed_nats([decode(tokenizer, document[:-1].tolist()).encode() for document in documents])
+            work.advance(1, "lzma")
     return {name: {"bits_per_byte": bits_per_byte(nats, sizes, drawn).as_dict()} for name, nats in found.items()}
 
 
-def _samples(model: LanguageModel, tokenizer: Tokenizer, settings: Evaluate, seed: int) -> list[dict[str, str]]:
+def _notes(tokenizer: Tokenizer, shard: Shard, chosen: Numbers) -> list[str]:
+    """What the figures leave out."""
+    notes = []
+    if tokenizer.token_to_id(UNKNOWN) == UNKNOWN_ID:
+        unknown = sum(int((shard.document(int(i)) == UNKNOWN_ID).sum()) for i in chosen)
+        if unknown:
+            share = unknown / int(shard_tokens(shard, chosen).sum())
+            notes.append(f"{share:.2%} of the tokens are 'unknown': which word or character stood there is not predicted")
+    if not keeps_spaces(tokenizer):
+        notes.append("words are predicted without the spaces between them: bits_per_byte compares with the same tokens only")
+    return notes
+
+
+def _samples(model: TextModel, tokenizer: Tokenizer, settings: Evaluate, seed: int) -> list[dict[str, str]]:
     samples = []
     for prompt in settings.sample.prompts:
-        ids = [END_ID, *tokenizer.encode(prompt, add_special_tokens=False).ids][-model.shape.context + 1 :]
+        ids = [END_ID, *tokenizer.encode(prompt, add_special_tokens=False).ids][-model.context + 1 :]
         wanted = settings.sample
         answer = generate(model, ids, wanted.tokens, temperature=wanted.temperature, seed=seed, end=END_ID)
         samples.append({"prompt": prompt, "text": decode(tokenizer, answer)})

@@ -26,6 +26,19 @@ class LanguageModel(nn.Module):
         self.heads = nn.ModuleDict({head: NextToken(shape.vocabulary, shape.width, shape.tie_embeddings)})
 
     @property
+    def context(self) -> int:
+        """Most tokens that it sees at once."""
+        return self.shape.context
+
+    @property
+    def vocabulary(self) -> int:
+        return self.shape.vocabulary
+
+    @property
+    def parameter_count(self) -> int:
+        return self.shape.parameters
+
+    @property
     def embedding(self) -> nn.Module:
         return self.inputs[self.input].embed_tokens  # type: ignore[return-value]
 

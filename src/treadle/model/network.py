@@ -16,6 +16,7 @@ from treadle.core.batch import Batch
 from treadle.core.errors import ArtifactError
 from treadle.core.layout import Layout
 from treadle.model.heads.scalar import BinaryHead, ClassHead, LabelsHead, NumberHead
+from treadle.model.heads.tokens import TokenHead
 from treadle.model.heads.transcript import TranscriptHead
 from treadle.model.inputs.audio import AudioInput
 from treadle.model.inputs.fields import NameInput, NumberInput, SetInput, VectorInput
@@ -26,7 +27,7 @@ from treadle.model.layers.signal import Form, Signal
 from treadle.model.trunks.conv import ConvTrunk
 from treadle.model.trunks.encoder import EncoderTrunk
 from treadle.model.trunks.mlp import MlpTrunk
-from treadle.model.trunks.recurrent import RecurrentTrunk
+from treadle.model.trunks.recurrent import RecurrentTrunk, States
 from treadle.spec.derive import transformer_shape
 from treadle.spec.model import Model
 
@@ -42,6 +43,7 @@ INPUTS: dict[str, Callable[..., nn.Module]] = {
 HEADS: dict[str, Callable[[Layout, Form], nn.Module]] = {
     "category": ClassHead, "binary": BinaryHead, "number": NumberHead, "labels": LabelsHead,
     "ctc": TranscriptHead,
+    "next_token": TokenHead, "masked_token": TokenHead,
 }
 """Kind -> (layout, form of the trunk's signal) -> a module with ``outputs``, ``losses`` and ``readable``."""
 _SEQUENCES = ("text", "pair", "image")
@@ -93,6 +95,35 @@ class Network(nn.Module):
     def readable(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each head's outputs as answers are read from them."""
         return {name: head.readable(outputs[name]) for name, head in self._heads()}
+
+    # -- of running text: one text, one head over its tokens --------------------------------------------------------------
+
+    @property
+    def context(self) -> int:
+        """Most tokens that it was trained to see at once."""
+        return next(iter(self.layouts["inputs"].values())).length
+
+    @property
+    def vocabulary(self) -> int:
+        return next(iter(self.layouts["heads"].values())).vocabulary
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) -> (B, T, V)."""
+        (name,) = self.inputs
+        scores: list[Tensor] = list(self(Batch({name: tokens}, {})).values())
+        return scores[0]
+
+    def blank(self, rows: int) -> States:
+        """The state of a recurrent net that has read nothing, for ``rows`` sequences."""
+        assert isinstance(self.trunk, RecurrentTrunk)
+        return self.trunk.blank(rows)
+
+    def carry(self, tokens: Tensor, states: States) -> tuple[Tensor, States]:
+        """Read tokens (B, T) on from ``states`` -> the scores (B, V) of what follows, and the states there."""
+        assert isinstance(self.trunk, RecurrentTrunk)
+        (module,), (head,) = self.inputs.values(), self.heads.values()
+        signal, after = self.trunk.carry(module(tokens), states)
+        return head.outputs(Signal(signal.features[:, -1:]))[:, 0], after  # type: ignore[operator]
 
     def _heads(self) -> Iterator[tuple[str, Any]]:
         yield from self.heads.items()

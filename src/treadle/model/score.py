@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from treadle.model.model import LanguageModel
+from treadle.model.generate import TextModel
 
 ROWS = 16
 
@@ -26,7 +26,7 @@ class DocumentScores:
 
 @torch.inference_mode()
 def score_documents(
-    model: LanguageModel, documents: Sequence[npt.NDArray[np.uint16]], predicted: Sequence[npt.NDArray[np.bool_]],
+    model: TextModel, documents: Sequence[npt.NDArray[np.uint16]], predicted: Sequence[npt.NDArray[np.bool_]],
     done: Callable[[int], None] = lambda tokens: None,
 ) -> DocumentScores:
     """Score ``documents``, each ending in the end mark, in float32. ``predicted`` says which tokens count.
@@ -34,7 +34,7 @@ def score_documents(
     A document starts from the end mark alone. One of more than ``context`` tokens is read in windows without overlap, so a
     token has between 1 and ``context`` tokens before it: the figure is an upper bound of what a sliding window would give.
     """
-    T = model.shape.context
+    T = model.context
     pieces = [(d, s) for d, tokens in enumerate(documents) for s in range(0, len(tokens), T)]
     pieces.sort(key=lambda piece: -min(T, len(documents[piece[0]]) - piece[1]))  # rows of like length share a batch
     nats, correct = np.zeros(len(documents)), np.zeros(len(documents), np.int64)

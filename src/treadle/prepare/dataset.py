@@ -22,7 +22,7 @@ from treadle.data.shards import END_ID, PARTS, Document, write_shard
 from treadle.data.tokenizer import encode_all, make_tokenizer
 from treadle.prepare.corpus import RECORDS
 from treadle.spec.data import Split
-from treadle.spec.inputs import Tokenizer as TokenizerSpec
+from treadle.spec.inputs import Text
 from treadle.store.artifacts import Artifact, Store
 
 VERSION = 2
@@ -48,13 +48,17 @@ def make_dataset(project: Project, store: Store, corpus: Artifact) -> Artifact:
         return make_table(project, store, corpus)
     name, text = next(iter(project.spec.model.inputs)), project.spec.model.text
     split, seed = project.spec.data.split, project.spec.seed
-    config = {"split": split.model_dump(), "seed": seed, "tokenizer": text.tokenizer.model_dump(), "field": name}
+    mask = project.spec.model.masks
+    config = {
+        "split": split.model_dump(), "seed": seed, "tokenizer": text.tokenizer.model_dump(), "field": name, "lower": text.lower,
+        "mask": mask,
+    }
     making = store.making("dataset", [corpus.id], config, VERSION, seed)
     if cached := making.cached():
         return cached
     parts = split_records(read_records(corpus.path / RECORDS), seed, split)
     with making.draft() as draft:
-        tokenizer = _learn(parts["train"], name, text.tokenizer)
+        tokenizer = _learn(parts["train"], name, text, mask)
         tokenizer.save(str(draft.path / TOKENIZER), pretty=False)
         counts = {}
         with task("encoding", total=sum(map(len, parts.values())), unit="records") as work:
@@ -93,7 +97,7 @@ def _check(parts: dict[str, list[Record]], split: Split) -> None:
         raise UserError(f"the {part} part got none of the {total} records (its share is {share:.1%} of the groups)", cure=cure)
 
 
-def _learn(records: Sequence[Record], name: str, wanted: TokenizerSpec) -> Tokenizer:
+def _learn(records: Sequence[Record], name: str, text: Text, mask: bool) -> Tokenizer:
     """A tokenizer from the train part alone: the others must stay unseen."""
 
     def texts() -> Iterator[str]:
@@ -102,7 +106,7 @@ def _learn(records: Sequence[Record], name: str, wanted: TokenizerSpec) -> Token
             work.advance(1)
 
     with task("learning tokens", total=len(records), unit="records") as work:
-        return make_tokenizer(texts(), wanted)
+        return make_tokenizer(texts(), text.tokenizer, text.lower, mask)
 
 
 def _documents(tokenizer: Tokenizer, records: Sequence[Record], name: str) -> Iterator[Document]:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from treadle.core.errors import RequestError
 from treadle.data.shards import END_ID
-from treadle.model.generate import Cache, advance, generation_threads, sample
-from treadle.model.model import LanguageModel
-from treadle.serve.text import TextStream, token_bytes
+from treadle.data.tokenizer import token_bytes
+from treadle.model.generate import TextModel, advance, generation_threads, make_memory, sample
+from treadle.serve.text import TextStream
 from treadle.serve.version import Full, Retired, Version
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -87,11 +87,11 @@ class Answer:
 class Engine:
     """A model with ``slots`` places, and a queue of at most ``queue`` answers for which none is free."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int) -> None:
+    def __init__(self, model: TextModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int) -> None:
         self.model, self.tokenizer, self.version = model, tokenizer, version
         self.slots, self.queue = slots, queue
-        self._table = token_bytes(tokenizer, model.shape.vocabulary)
-        self._cache = Cache(model.shape, slots)
+        self._table = token_bytes(tokenizer, model.vocabulary)
+        self._memory = make_memory(model, slots)
         self._waiting: deque[Answer] = deque()
         self._active: list[Answer] = []
         self._retired = False
@@ -103,7 +103,7 @@ class Engine:
     @property
     def context(self) -> int:
         """Tokens that prompt and answer share."""
-        return self.model.shape.context
+        return self._memory.context
 
     @property
     def active(self) -> int:
@@ -192,7 +192,7 @@ class Engine:
             while self._waiting and free:
                 answer = self._waiting.popleft()
                 answer.slot = free.pop(0)
-                self._cache.clear(answer.slot)
+                self._memory.clear(answer.slot)
                 self._active.append(answer)
         for answer in gone:
             self._end(answer, "cancelled", "")
@@ -205,12 +205,12 @@ class Engine:
         writing = sorted((a for a in self._active if a.read == len(a.prompt)), key=lambda answer: answer.slot)
         if writing:
             tokens = torch.tensor([[answer.last] for answer in writing])
-            scores = advance(self.model, self._cache, [answer.slot for answer in writing], tokens)
+            scores = advance(self.model, self._memory, [answer.slot for answer in writing], tokens)
             for answer, row in zip(writing, scores, strict=True):
                 self._write(answer, row)
         for answer in [a for a in self._active if a.read < len(a.prompt)]:
             piece = answer.prompt[answer.read : answer.read + _CHUNK]
-            scores = advance(self.model, self._cache, [answer.slot], torch.tensor([piece]))
+            scores = advance(self.model, self._memory, [answer.slot], torch.tensor([piece]))
             answer.read += len(piece)
             if answer.read == len(answer.prompt):
                 self._write(answer, scores[0])
@@ -229,7 +229,7 @@ class Engine:
         text = answer.stream.push(token)
         if answer.stream.stopped:
             self._end(answer, "stop", text)
-        elif answer.tokens == how.max_tokens or self._cache.lengths[answer.slot] == self.context:
+        elif answer.tokens == how.max_tokens or self._memory.lengths[answer.slot] == self.context:
             self._end(answer, "length", text + answer.stream.finish())
         else:
             _deliver(answer, text)

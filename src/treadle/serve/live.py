@@ -14,11 +14,11 @@ from sqlalchemy.engine import RowMapping
 
 from treadle.core.errors import RequestError, TreadleError, UserError
 from treadle.core.progress import say
+from treadle.data.schema import FILE as FIELDS_FILE
 from treadle.data.schema import Schema
 from treadle.data.tokenizer import load_tokenizer
-from treadle.model.hub import load_model
-from treadle.model.network import FILE as NETWORK_FILE
 from treadle.model.network import load_network
+from treadle.model.text import load_text_model
 from treadle.serve.engine import Answer, Engine, Piece, Settings
 from treadle.serve.monitor import Monitor
 from treadle.serve.predictor import Prediction, Predictor, Row
@@ -165,9 +165,9 @@ class LiveModel:
 
     def _load(self, version: Version) -> Worker:
         artifact = self._store.open(version.package)
-        if (artifact.path / NETWORK_FILE).exists():
+        if (artifact.path / FIELDS_FILE).exists():
             return Predictor(load_network(artifact.path), Schema.load(artifact.path), version, self._settings.queue)
-        model, tokenizer = load_model(artifact.path), load_tokenizer(artifact.path / "tokenizer.json")
+        model, tokenizer = load_text_model(artifact.path), load_tokenizer(artifact.path / "tokenizer.json")
         return Engine(model, tokenizer, version, self._settings.slots, self._settings.queue)
 
 

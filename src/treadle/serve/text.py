@@ -5,35 +5,6 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
-
-
-def token_bytes(tokenizer: Tokenizer, size: int) -> list[bytes]:
-    """Token id (below ``size``) -> the bytes that it stands for in a byte-level BPE; nothing for special tokens, nor for ids that
-    the tokenizer lacks.
-
-    Byte-level BPE writes each byte as one printable character (Radford et al. 2019, encoder.py of their release).
-    """
-    alphabet = _alphabet()
-    special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    table = []
-    for id in range(size):
-        text = tokenizer.id_to_token(id)
-        if text is None or id in special:
-            table.append(b"")
-        elif all(character in alphabet for character in text):
-            table.append(bytes(alphabet[character] for character in text))
-        else:  # a token that was added to the vocabulary as plain text
-            table.append(text.encode())
-    return table
-
-
-def _alphabet() -> dict[str, int]:
-    """Character -> byte: printable Latin-1 characters stand for themselves, the other bytes for characters from 256 on."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = (byte for byte in range(256) if byte not in set(plain))
-    return {chr(byte): byte for byte in plain} | {chr(256 + index): byte for index, byte in enumerate(others)}
-
 
 class TextStream:
     """One answer's text. What ``push`` gives is final: together it is the answer, cut before the first stop string.

@@ -42,7 +42,7 @@ class _Source(Section):
 
 
 class FilesSource(_Source):
-    """Text files that match a pattern; each file is one record."""
+    """Text files that match a pattern; each file is one record, or each piece of it that ``cut`` gives."""
 
     files: str = Field(min_length=1)
     """Glob, relative to the project folder; ``**`` crosses folders, ``{stdlib}`` is this Python's standard library, ``{data}`` the
@@ -52,6 +52,18 @@ class FilesSource(_Source):
     set aside under that reason."""
     encoding: Encoding = "utf-8"
     """How the bytes become text; a file that does not decode is set aside."""
+    span: tuple[Fraction, Fraction] = Field(default=(0.0, 1.0), strict=False)
+    """Which share of each file is read, cut at line ends: ``[0%, 90%]`` and ``[90%, 100%]`` split one long text between two
+    sources, each with its ``part``."""
+    cut: Size | None = None
+    """Cut each file into records of this size (bytes) or a little more, at an empty line where one comes in time, else at a line's
+    end; with ``by: file`` each is a group of its own. None: a file is one record."""
+
+    @model_validator(mode="after")
+    def _spans(self) -> FilesSource:
+        if self.span[0] >= self.span[1]:
+            raise ValueError(f"span must begin before it ends, not {self.span[0]:.0%} before {self.span[1]:.0%}")
+        return self
 
 
 class History(Section):

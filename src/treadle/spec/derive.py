@@ -132,8 +132,6 @@ def _language(spec: ProjectSpec) -> tuple[Resolved, Findings]:
     why = f"{TOKENS_PER_PARAMETER} tokens per parameter (Hoffmann et al. 2022)"
     budget = reasons.pick("budget", train.budget, horizon, why)
     found = _contradictions(shape)
-    if text.tokenizer.file:
-        found.append((("model", "inputs"), "a language model learns its own tokens: give bpe, words or characters"))
     if trunk.causal is False:
         found.append((("model", "trunk", "transformer", "causal"), "predicting the next token looks back only"))
     return Resolved(shape, rate, batch, budget, tuple(reasons)), found

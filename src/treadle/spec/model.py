@@ -52,8 +52,37 @@ class Model(Section):
             if trunk in _READS and given.kind not in _READS[trunk]:
                 message = f"trunk {trunk} does not read {given.kind}; mlp and transformer read all kinds"
                 found.append((("model", "inputs", name), message))
+        found += self._text_misfits()
         if trunk in ("conv", "pretrained") and len(kinds) > 1:
             found.append((("model", "inputs"), f"trunk {trunk} reads one input; mlp and transformer join several"))
+        return found
+
+    def _text_misfits(self) -> list[tuple[tuple[str, ...], str]]:
+        """What does not go together with a head that predicts running text."""
+        found: list[tuple[tuple[str, ...], str]] = []
+        kinds = [given.kind for given in self.inputs.values()]
+        heads = {name: head for name, head in self.heads.items() if head.kind in ("next_token", "masked_token")}
+        for name, head in heads.items():
+            at = ("model", "heads", name)
+            if kinds.count("text") == 1 and (len(self.heads) > 1 or len(self.inputs) > 1):
+                found.append((at, f"{head.kind} learns from running text: it needs one text alone, and no other head"))
+            if self.trunk.kind not in ("transformer", "recurrent"):
+                found.append((at, f"{head.kind} needs a trunk with an output at every position: transformer or recurrent"))
+        text = next((given.text for given in self.inputs.values() if given.text), None)
+        if not heads or text is None:
+            return found
+        kind, recurrent = next(iter(heads.values())).kind, self.trunk.recurrent
+        if recurrent and kind == "next_token" and recurrent.directions == 2:
+            message = "a net that reads backward too would see the token that it is to predict: set directions to 1"
+            found.append((("model", "trunk", "recurrent", "directions"), message))
+        if self.trunk.transformer and kind == "masked_token" and self.trunk.transformer.causal:
+            message = "what was hidden is found from both sides: leave causal out"
+            found.append((("model", "trunk", "transformer", "causal"), message))
+        at = ("model", "inputs", next(iter(self.inputs)))
+        if text.tokenizer.file:
+            found.append((at, "a language model learns its own tokens: give bpe, words or characters"))
+        if text.tokenizer.size > 65_536:
+            found.append((at, "a language model knows 65536 tokens at most"))
         return found
 
     @property
@@ -66,6 +95,11 @@ class Model(Section):
     def predicts_text(self) -> bool:
         """Whether it is trained on running text rather than on records with answers."""
         return all(head.kind in ("next_token", "masked_token") for head in self.heads.values())
+
+    @property
+    def masks(self) -> bool:
+        """Whether it learns what was hidden from a running text."""
+        return self.predicts_text and any(head.kind == "masked_token" for head in self.heads.values())
 
     @property
     def text(self) -> Text:

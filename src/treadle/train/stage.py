@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from treadle.core.layout import Layout
 from treadle.core.machine import peak_memory
 from treadle.core.progress import say, task
 from treadle.core.project import Project
@@ -21,9 +22,10 @@ from treadle.data.schema import FILE as FIELDS_FILE
 from treadle.data.schema import Schema
 from treadle.data.shards import Shard
 from treadle.data.table import Table
-from treadle.model.hub import load_model, save_model
+from treadle.model.generate import TextModel
 from treadle.model.model import LanguageModel, make_model
-from treadle.model.network import Network, load_network, make_network, save_network
+from treadle.model.network import load_network, make_network
+from treadle.model.text import load_text_model, save_text_model
 from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
 from treadle.store.artifacts import Artifact, Draft, Store
@@ -41,7 +43,7 @@ class Round:
     """What one training run is made of: a first training, or a round of improvement."""
 
     parents: tuple[str, ...]
-    model: LanguageModel | Network
+    model: TextModel
     batches: Batches
     held_out: Examples
     objective: str
@@ -56,12 +58,12 @@ class Round:
     @property
     def unit(self) -> str:
         """What the run counts."""
-        return "tokens" if isinstance(self.model, LanguageModel) else "records"
+        return "tokens" if self.held_out.context else "records"
 
     @property
     def per_row(self) -> int:
         """Units in one row of a batch."""
-        return self.model.shape.context if isinstance(self.model, LanguageModel) else 1
+        return self.held_out.context or 1
 
 
 def first_round(project: Project, dataset: Artifact) -> Round:
@@ -70,19 +72,18 @@ def first_round(project: Project, dataset: Artifact) -> Round:
     if dataset.counts.get("kind") == "records":
         schema = Schema.load(dataset.path)
         table, held_out = (open_table(dataset, schema, part, spec.seed) for part in ("train", "validation"))
-        model: LanguageModel | Network = make_network(spec.model, schema.layouts, spec.seed)
+        model: TextModel = make_network(spec.model, schema.layouts, spec.seed)
         return Round(
             (dataset.id,), model, table, held_out, "answers", spec.train, resolved.budget, resolved.learning_rate, table.records,
             held_out.records,
         )
     name, head = _names(project)
-    trunk = spec.model.trunk.transformer
-    assert trunk is not None
-    model = make_model(resolved.language, spec.seed, trunk.dropout, name, head)
-    windows = Windows(Shard(dataset.path, "train"), resolved.language.context, spec.seed, name, head)
-    watched = Windows(Shard(dataset.path, "validation"), resolved.language.context, 0, name, head)
+    model = _text_model(project, dataset)
+    windows = Windows(Shard(dataset.path, "train"), model.context, spec.seed, name, head)
+    watched = Windows(Shard(dataset.path, "validation"), model.context, 0, name, head)
+    objective = "next_token" if isinstance(model, LanguageModel) else "answers"
     return Round(
-        (dataset.id,), model, windows, watched, "next_token", spec.train, resolved.budget, resolved.learning_rate,
+        (dataset.id,), model, windows, watched, objective, spec.train, resolved.budget, resolved.learning_rate,
         windows.tokens_per_epoch, watched.tokens_per_epoch,
     )
 
@@ -103,6 +104,22 @@ def _records_improvement(project: Project, base: Artifact, dataset: Artifact, fe
     )
 
 
+def _text_model(project: Project, dataset: Artifact) -> TextModel:
+    """Of running text, with fresh weights: in a public layout where there is one, else a network."""
+    model, seed = project.spec.model, project.spec.seed
+    name, head = _names(project)
+    if model.is_language:
+        trunk = model.trunk.transformer
+        assert trunk is not None
+        return make_model(project.resolved.language, seed, trunk.dropout, name, head)
+    vocabulary = int(dataset.counts["vocabulary"])
+    layouts = {
+        "inputs": {name: Layout("text", vocabulary=vocabulary, length=model.text.context)},
+        "heads": {head: Layout(model.heads[head].kind, vocabulary=vocabulary)},
+    }
+    return make_network(model, layouts, seed)
+
+
 def open_table(dataset: Artifact, schema: Schema, part: str, seed: int) -> Table:
     """A part of a dataset of records as examples; those of the train part are changed at random as their fields ask."""
     training = part == "train"
@@ -116,18 +133,19 @@ def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedb
     if feedback.counts.get("kind") == "records":
         return _records_improvement(project, base, dataset, feedback)
     name, head = _names(project)
-    model = load_model(base.path)
-    watched = Windows(Shard(dataset.path, "validation"), model.shape.context, 0, name, head)
-    answers = Documents(Shard(feedback.path, "train"), model.shape.context, spec.seed, name, head)
-    old = Windows(Shard(dataset.path, "train"), model.shape.context, spec.seed + 1, name, head)
+    model = load_text_model(base.path)
+    watched = Windows(Shard(dataset.path, "validation"), model.context, 0, name, head)
+    answers = Documents(Shard(feedback.path, "train"), model.context, spec.seed, name, head)
+    old = Windows(Shard(dataset.path, "train"), model.context, spec.seed + 1, name, head)
     fresh = 1 - spec.improve.replay
     steps = max(8, math.ceil(FEEDBACK_PASSES * answers.documents / (resolved.batch * fresh)))
     budget = spec.improve.budget or Budget(steps, "steps")
     rate = spec.improve.learning_rate or resolved.learning_rate / 5
     settings = spec.train.model_copy(update={"warmup": 0.1, "accumulate": 1})
+    objective = "next_token_per_row" if isinstance(model, LanguageModel) else "answers"
     return Round(
-        (base.id, dataset.id, feedback.id), model, Mixed(old, answers, fresh), watched, "next_token_per_row", settings, budget,
-        rate, answers.documents * model.shape.context, watched.tokens_per_epoch,
+        (base.id, dataset.id, feedback.id), model, Mixed(old, answers, fresh), watched, objective, settings, budget, rate,
+        answers.documents * model.context, watched.tokens_per_epoch,
     )
 
 
@@ -206,13 +224,13 @@ def _validation_steps(round: Round, size: int) -> int:
 
 
 def train_flops(round: Round, batch: int) -> float:
-    """FLOPs of one unit, forward and backward: by arithmetic for a language model, else counted over one batch."""
+    """FLOPs of one token or record, forward and backward: by arithmetic for a language model, else counted over one batch."""
     if isinstance(round.model, LanguageModel):
         return round.model.shape.train_flops
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         round.model.eval()
         round.model(round.batches.batch_at(0, batch))
-    return 3.0 * float(counter.get_total_flops()) / batch
+    return 3.0 * float(counter.get_total_flops()) / (batch * round.per_row)
 
 
 def parameter_count(model: torch.nn.Module) -> int:
@@ -229,14 +247,11 @@ def _identity(project: Project) -> dict[str, Any]:
     return {**shape.as_dict(), "dropout": trunk.dropout}
 
 
-def _write(draft: Draft, model: LanguageModel | Network, dataset: Artifact, workspace: Path) -> None:
+def _write(draft: Draft, model: TextModel, dataset: Artifact, workspace: Path) -> None:
     model = model.to("cpu")
-    if isinstance(model, Network):
-        save_network(model, draft.path)
-        shutil.copy(dataset.path / FIELDS_FILE, draft.path)
-    else:
-        save_model(model, draft.path)
-        shutil.copy(dataset.path / "tokenizer.json", draft.path)
+    save_text_model(model, draft.path)
+    described = FIELDS_FILE if dataset.counts.get("kind") == "records" else "tokenizer.json"
+    shutil.copy(dataset.path / described, draft.path)
     shutil.copy(workspace / "history.jsonl", draft.path)
     shutil.copytree(workspace / "tensorboard", draft.path / "tensorboard")
 

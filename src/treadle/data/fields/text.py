@@ -62,6 +62,7 @@ class TextField(Field):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.tokenizer = Tokenizer.from_str(state["tokenizer"])
+        self.tokenizer.encode_special_tokens = True  # which the text form does not hold
 
 
 class PairField(TextField):

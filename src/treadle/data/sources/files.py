@@ -1,10 +1,11 @@
-"""Text files that match a glob: each is one record, or is set aside with the reason."""
+"""Text files that match a glob: each is one record, or several, or is set aside with the reason."""
 
 from __future__ import annotations
 
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 
 from treadle.core.errors import SourceError
 from treadle.data.record import Record, SetAside, content_id
@@ -14,6 +15,7 @@ from treadle.spec.data import FilesSource
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _CONTROL_SHARE = 0.02  # more control characters than this and it is not text, whatever it decodes to
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _SAMPLE = 8192  # characters looked at for that
 
 
@@ -34,7 +36,8 @@ def read_files(spec: FilesSource, place: Place) -> Iterator[Record | SetAside]:
         elif found.problem:
             yield SetAside(source, "linked folder" if found.problem == "link" else "unreadable", found.problem)
         else:
-            yield _read(found, source, spec, place)
+            whole = _read(found, source, spec, place)
+            yield from _pieces(whole, spec, place) if isinstance(whole, Record) else [whole]
     if not files:
         hint = f"to take every file below it, write '{spec.files.rstrip('/')}/**/*'" if (place.folder / spec.files).is_dir() else ""
         cure = hint or f"mend the pattern, or put files below {pattern.root}"
@@ -74,7 +77,50 @@ def _record(data: bytes, source: str, spec: FilesSource, place: Place) -> Record
         return SetAside(source, "empty")
     fields = {place.field: text}
     group = source if place.by == "file" else source.rpartition("/")[0]
-    return Record(content_id(fields), fields, source, spec.licence, group, {"pattern": spec.files, "bytes": len(data)})
+    meta = {"pattern": spec.files, "bytes": len(data)} | ({"part": spec.part} if spec.part else {})
+    return Record(content_id(fields), fields, source, spec.licence, group, meta)
+
+
+def _pieces(whole: Record, spec: FilesSource, place: Place) -> Iterator[Record | SetAside]:
+    """The span of a file's text that is wanted, in pieces. A piece's source is the file with the line that it begins in."""
+    if spec.cut is None and spec.span == (0.0, 1.0):
+        yield whole
+        return
+    text: str = whole.fields[place.field]
+    begin, end = (_line_start(text, share) for share in spec.span)
+    line = 1 + text.count("\n", 0, begin)
+    for piece in _cut(text[begin:end], spec.cut):
+        fields, source = {place.field: piece}, f"{whole.source}:{line}"
+        group = source if place.by == "file" and spec.cut else whole.group
+        meta = {**whole.meta, "bytes": len(piece.encode("utf-8"))}
+        if piece.strip():
+            yield replace(whole, id=content_id(fields), fields=fields, source=source, group=group, meta=meta)
+        else:
+            yield SetAside(source, "empty")
+        line += piece.count("\n")
+
+
+def _line_start(text: str, share: float) -> int:
+    """Where the first line begins at or behind ``share`` of the text."""
+    at = int(share * len(text))
+    if at in (0, len(text)):
+        return at
+    newline = text.find("\n", at - 1)
+    return len(text) if newline < 0 else newline + 1
+
+
+def _cut(text: str, size: int | None) -> Iterator[str]:
+    """Pieces that together are the text."""
+    piece: list[str] = []
+    count = 0
+    for line in _LINE.findall(text):
+        piece.append(line)
+        count += len(line.encode("utf-8"))
+        if size and (count >= 2 * size or (count >= size and not line.strip())):
+            yield "".join(piece)
+            piece, count = [], 0
+    if piece:
+        yield "".join(piece)
 
 
 def _printable(path: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from treadle.model.layers.signal import Form, Signal, join_signals
 from treadle.spec.trunks import Recurrent
+
+States = tuple[Tensor, ...]
 
 
 class RecurrentTrunk(nn.Module):
@@ -20,6 +23,7 @@ class RecurrentTrunk(nn.Module):
         self.bring = nn.ModuleList(
             nn.Identity() if form.width == settings.embedding else nn.Linear(form.width, settings.embedding) for form in forms
         )
+        self.settings = settings
         self.dropout = nn.Dropout(settings.dropout)
         self.net = kinds[settings.cell](
             settings.embedding, settings.width, settings.depth, batch_first=True, bidirectional=settings.directions == 2,
@@ -42,3 +46,14 @@ class RecurrentTrunk(nn.Module):
         mask = signal.mask()
         pooled = (out if mask is None else out.masked_fill(~mask[..., None], float("-inf"))).amax(1)
         return Signal(out, lengths, pooled)
+
+    def blank(self, rows: int) -> States:
+        """The state before anything is read: (layers, rows, width), of hidden features and for an LSTM of cells."""
+        size = (self.settings.depth, rows, self.settings.width)
+        return tuple(torch.zeros(size) for _ in range(2 if self.settings.cell == "lstm" else 1))
+
+    def carry(self, part: Signal, states: States) -> tuple[Signal, States]:
+        """Read on from ``states``: of one input, without padding and in one direction."""
+        lstm = self.settings.cell == "lstm"
+        out, after = self.net(self.bring[0](part.features), states if lstm else states[0])
+        return Signal(out), after if lstm else (after,)
