@@ -16,24 +16,27 @@ from treadle.data.fields.audio import AudioField
 from treadle.data.fields.base import BadValue, Field
 from treadle.data.fields.category import BooleanField, CategoryField, SetField
 from treadle.data.fields.date import DateField
+from treadle.data.fields.events import EventsField, ItemField
 from treadle.data.fields.image import ImageField
 from treadle.data.fields.number import NumberField
 from treadle.data.fields.text import PairField, TextField
 from treadle.data.record import Record
 from treadle.data.targets.base import Target
+from treadle.data.targets.items import NextItemTarget
 from treadle.data.targets.scalar import BinaryTarget, ClassTarget, LabelsTarget, NumberTarget
 from treadle.data.targets.transcript import TranscriptTarget
+from treadle.spec.inputs import Input
 from treadle.spec.model import Model
 
 FIELDS: dict[str, type[Field]] = {
     "text": TextField, "pair": PairField, "number": NumberField, "category": CategoryField, "boolean": BooleanField,
     "date": DateField, "set": SetField,
     "image": ImageField,
-    "audio": AudioField,
+    "audio": AudioField, "events": EventsField, "item": ItemField,
 }
 TARGETS: dict[str, type[Target]] = {
     "category": ClassTarget, "binary": BinaryTarget, "number": NumberTarget, "labels": LabelsTarget,
-    "ctc": TranscriptTarget,
+    "ctc": TranscriptTarget, "next_item": NextItemTarget,
 }
 FILE = "fields.json"
 
@@ -44,11 +47,14 @@ class Schema:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.inputs = {
-            name: FIELDS[given.kind](name, given.settings, given.columns(name)) for name, given in model.inputs.items()
+            name: FIELDS[_kind(given)](name, given.settings, given.columns(name)) for name, given in model.inputs.items()
         }
         self.targets = {
-            name: TARGETS[head.kind](name, head.settings, (head.column(name) or name,)) for name, head in model.heads.items()
+            name: TARGETS[head.kind](name, head.settings, (column,) if (column := head.column(name)) else ())
+            for name, head in model.heads.items()
         }
+        for field in self._all():
+            field.meet(self.inputs)
 
     @property
     def by_column(self) -> dict[str, Field]:
@@ -86,6 +92,13 @@ class Schema:
         """Learn from the train part."""
         for field in self._all():
             field.fit([field.value(record.fields) for record in records])
+
+    def rows(self, fields: Mapping[str, Any], training: bool) -> list[Mapping[str, Any]]:
+        """What the model is asked of a record's plain columns: as many rows as its heads make of it."""
+        rows = [fields]
+        for target in self.targets.values():
+            rows = [asked for row in rows for asked in target.rows(row, training)]
+        return rows
 
     def encode_inputs(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
         """Plain columns of N rows -> the inputs as arrays."""
@@ -134,3 +147,8 @@ class Schema:
     def _all(self) -> Iterator[Field]:
         for _, part in self._parts():
             yield from part.values()
+
+
+def _kind(given: Input) -> str:
+    """The kind of field: a category that names a history's items is one of them."""
+    return "item" if given.category and given.category.items else given.kind

@@ -12,6 +12,7 @@ import torch
 
 from treadle.data.table import Table
 from treadle.data.targets.scalar import NumberTarget
+from treadle.evaluate.items import item_figures, missed_gain
 from treadle.evaluate.metrics import Figure, Floats, interval, ratio
 from treadle.evaluate.transcripts import transcript_figures
 from treadle.model.network import Network
@@ -110,6 +111,7 @@ def _answer(outputs: Outputs, target: NumberTarget) -> int:
 _RANKED: Mapping[str, tuple[str, Callable[..., Floats], Callable[[Floats], Floats]]] = {
     "category": ("accuracy", _wrong_class, lambda share: 1 - share), "binary": ("accuracy", _wrong_labels, lambda share: 1 - share),
     "labels": ("accuracy", _wrong_labels, lambda share: 1 - share), "number": ("rmse", _squared, np.sqrt),
+    "next_item": ("ndcg@10", missed_gain, lambda share: 1 - share),
 }
 """Kind of head -> (figure, how far off each record is (N,), the figure from the mean of that)."""
 
@@ -196,4 +198,5 @@ def _share(top: Floats, bottom: Floats, drawn: Floats) -> Figure:
 METRICS: Mapping[str, Callable[..., dict[str, Figure]]] = {
     "category": _classes, "binary": _binary, "number": _number, "labels": _labels,
     "ctc": transcript_figures,
+    "next_item": item_figures,
 }

@@ -18,6 +18,7 @@ from treadle.data.schema import Schema
 from treadle.data.table import Table
 from treadle.evaluate.answers import HeadScores, head_figures, score_records, stand
 from treadle.evaluate.boosting import boosted_trees
+from treadle.evaluate.items import recommenders
 from treadle.evaluate.metrics import Figure, Floats, weights
 from treadle.evaluate.naive import always_the_same
 from treadle.model.network import load_network
@@ -25,7 +26,7 @@ from treadle.spec.stages import Evaluate
 from treadle.store.artifacts import Artifact, Store, write_json
 
 VERSION = 2
-BASELINES = (always_the_same, boosted_trees)
+BASELINES = (always_the_same, boosted_trees, recommenders)
 """Each: (dataset, schema, scores) -> head -> baseline's name -> its answers to the same records, in the form of the head's own."""
 
 

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from treadle.core.batch import Batch
 from treadle.core.errors import ArtifactError
 from treadle.core.layout import Layout
+from treadle.model.heads.items import NextItemHead
 from treadle.model.heads.scalar import BinaryHead, ClassHead, LabelsHead, NumberHead
 from treadle.model.heads.tokens import TokenHead
 from treadle.model.heads.transcript import TranscriptHead
 from treadle.model.inputs.audio import AudioInput
+from treadle.model.inputs.events import EventsInput, ItemInput
 from treadle.model.inputs.fields import NameInput, NumberInput, SetInput, VectorInput
 from treadle.model.inputs.image import ImageInput
 from treadle.model.inputs.text import PairInput, TokensInput
@@ -38,15 +40,17 @@ INPUTS: dict[str, Callable[..., nn.Module]] = {
     "number": NumberInput, "category": NameInput, "boolean": NameInput, "set": SetInput, "date": VectorInput,
     "text": TokensInput, "pair": PairInput, "image": ImageInput,
     "audio": AudioInput,
+    "events": EventsInput, "item": ItemInput,
 }
 """Kind -> (layout, kind of trunk, **more) -> a module with ``form`` that gives a ``Signal``."""
-HEADS: dict[str, Callable[[Layout, Form], nn.Module]] = {
+HEADS: dict[str, Callable[..., nn.Module]] = {
     "category": ClassHead, "binary": BinaryHead, "number": NumberHead, "labels": LabelsHead,
     "ctc": TranscriptHead,
     "next_token": TokenHead, "masked_token": TokenHead,
+    "next_item": NextItemHead,
 }
-"""Kind -> (layout, form of the trunk's signal) -> a module with ``outputs``, ``losses`` and ``readable``."""
-_SEQUENCES = ("text", "pair", "image")
+"""Kind -> (layout, form of the trunk's signal, **more) -> a module with ``outputs``, ``losses`` and ``readable``."""
+_SEQUENCES = ("text", "pair", "image", "events", "item", "next_item")
 
 Layouts = Mapping[str, Mapping[str, Layout]]
 """``inputs`` and ``heads`` by name."""
@@ -65,21 +69,31 @@ class Network(nn.Module):
         })
         forms: list[Any] = [module.form for module in self.inputs.values()]
         self.trunk = _make_trunk(model, forms)
-        self.heads = nn.ModuleDict({name: HEADS[layout.kind](layout, self.trunk.form) for name, layout in layouts["heads"].items()})
+        self.heads = nn.ModuleDict({
+            name: HEADS[layout.kind](layout, self.trunk.form, **({"width": width} if layout.kind in _SEQUENCES else {}))
+            for name, layout in layouts["heads"].items()
+        })
         self.weights = {name: float((layout.options or {}).get("weight", 1.0)) for name, layout in layouts["heads"].items()}
 
     def signal(self, batch: Batch) -> Signal:
         """What the trunk makes of the batch's inputs."""
-        parts = [module(batch.inputs[name], batch.lengths.get(name)) for name, module in self.inputs.items()]
+        parts = [
+            module(batch.inputs[name], batch.lengths.get(name), *self._items(self.layouts["inputs"][name]))
+            for name, module in self.inputs.items()
+        ]
         found: Signal = self.trunk(parts)
         return found
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Any]:
         """Each head's outputs, as its loss takes them."""
-        signal = self.signal(batch)
-        return {name: head.outputs(signal) for name, head in self._heads()}
+        signal, found = self.signal(batch), {}
+        for name, head in self._heads():
+            items = self._items(self.layouts["heads"][name])
+            history = [batch.inputs[self._history(self.layouts["heads"][name])]] if items else []
+            found[name] = head.outputs(signal, *items, *history)
+        return found
 
-    def losses(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, outputs: Mapping[str, Any], batch: Batch) -> dict[str, Tensor]:
         """Each head's loss per row (B,), NaN where a row has no answer."""
         return {name: head.losses(outputs[name], batch.targets[name]) for name, head in self._heads()}
 
@@ -92,7 +106,7 @@ class Network(nn.Module):
         """How many rows the loss is a mean of."""
         return batch.size
 
-    def readable(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def readable(self, outputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Each head's outputs as answers are read from them."""
         return {name: head.readable(outputs[name]) for name, head in self._heads()}
 
@@ -124,6 +138,15 @@ class Network(nn.Module):
         (module,), (head,) = self.inputs.values(), self.heads.values()
         signal, after = self.trunk.carry(module(tokens), states)
         return head.outputs(Signal(signal.features[:, -1:]))[:, 0], after  # type: ignore[operator]
+
+    def _items(self, layout: Layout) -> list[nn.Module]:
+        """The vectors of the history's items, for what shares them."""
+        history = self._history(layout)
+        return [self.inputs[history].embed_items] if history else []  # type: ignore[list-item]
+
+    def _history(self, layout: Layout) -> str:
+        """The input of whose items the layout is, or nothing."""
+        return str((layout.options or {}).get("items", ""))
 
     def _heads(self) -> Iterator[tuple[str, Any]]:
         yield from self.heads.items()

@@ -16,6 +16,7 @@ from treadle.core.errors import UserError
 from treadle.core.progress import say, task
 from treadle.core.project import Project
 from treadle.data.columns import save_column
+from treadle.data.fields.events import EventsField
 from treadle.data.record import Record, read_records
 from treadle.data.schema import Schema
 from treadle.data.shards import END_ID, PARTS, Document, write_shard
@@ -132,8 +133,9 @@ def make_table(project: Project, store: Store, corpus: Artifact) -> Artifact:
     making = store.making("dataset", [corpus.id], config, VERSION, seed)
     if cached := making.cached():
         return cached
-    parts = split_records(read_records(corpus.path / RECORDS), seed, split)
     schema = Schema(model)
+    read = read_records(corpus.path / RECORDS)
+    parts = split_last(read, schema) if split.by == "last" else split_records(read, seed, split)
     notes = look_over(schema, parts["train"])
     for note in notes:
         say(f"note: {note}")
@@ -143,16 +145,41 @@ def make_table(project: Project, store: Store, corpus: Artifact) -> Artifact:
         counts = {}
         with task("encoding", total=sum(map(len, parts.values())), unit="records") as work:
             for part, records in parts.items():
-                rows = [record.fields for record in records]
+                asked = [(record, row) for record in records for row in schema.rows(record.fields, part == "train")]
+                rows = [row for _, row in asked]
                 for kind, columns in (("inputs", schema.encode_inputs(rows)), ("heads", schema.encode_targets(rows))):
                     for name, column in columns.items():
                         save_column(draft.path, part, f"{kind}.{name}", column)
-                listed = {"id": [record.id for record in records], "source": [record.source for record in records]}
+                listed = {"id": [record.id for record, _ in asked], "source": [record.source for record, _ in asked]}
                 pq.write_table(pa.table(listed), draft.path / f"{part}.records.parquet")
-                counts[part] = {"records": len(records)}
+                counts[part] = {"records": len(rows)}
                 work.advance(len(records), part)
         draft.counts |= {"kind": "records", "parts": counts, "notes": notes}
     return making.open()
+
+
+def split_last(records: Iterable[Record], schema: Schema) -> dict[str, list[Record]]:
+    """Each history by time: its last event is asked for in the test, the one before in validation, each with all that came before;
+    the earlier ones are trained on. Records of single events fall into the part of their event. Raises ``UserError`` for an empty
+    part, or where a source says the part of its records."""
+    histories = [field.columns[0] for field in schema.inputs.values() if isinstance(field, EventsField)]
+    parts: dict[str, list[Record]] = {part: [] for part in PARTS}
+    for record in records:
+        if "part" in record.meta:
+            cure = "remove 'part:' from the source, or name another field in data.split.by"
+            raise UserError(f"{record.source} is given to the {record.meta['part']} part, but 'by: last' splits it", cure=cure)
+        if "left" in record.meta:
+            parts[{0: "test", 1: "validation"}.get(record.meta["left"], "train")].append(record)
+            continue
+        for part, left in (("test", 0), ("validation", 1), ("train", 2)):
+            cut = {column: (events := record.fields[column] or [])[: len(events) - left] for column in histories}
+            if all(cut.values()):
+                parts[part].append(record.with_fields({**record.fields, **cut}))
+    for part, found in parts.items():
+        if not found:
+            cure = "give more data: three events of a user at least"
+            raise UserError(f"no history is long enough for the {part} part", cure=cure)
+    return parts
 
 
 def look_over(schema: Schema, records: Sequence[Record]) -> list[str]:

@@ -67,10 +67,10 @@ class FilesSource(_Source):
 
 
 class History(Section):
-    """Rows (user, item, time) become one record per user: its items in the order of their times."""
+    """Rows (user, item, time) become histories: a user's items in the order of their times."""
 
     user: str
-    """Column that says whose the row is; becomes the record's field of that name, and its group."""
+    """Column that says whose the row is."""
     item: str
     """Column with the item."""
     time: str | None = None
@@ -79,6 +79,24 @@ class History(Section):
     """Name of the record's field that takes the list."""
     min: int = Field(default=3, ge=1)
     """Users with fewer rows are set aside."""
+    per: Literal["user", "event"] = "user"
+    """``user``: one record of each user, with all items. ``event``: one of each row, with its columns, and in ``into`` the items
+    before it."""
+    keep: int = Field(default=50, ge=1)
+    """Newest items that the history of an event's record holds."""
+    newest: Annotated[int, Field(ge=1)] | None = None
+    """Events of each user that become records, counted from the last; the others stand in their histories. None: all."""
+    negatives: int = Field(default=0, ge=0)
+    """Records that are made up beside each event's: items drawn evenly from those that the user has no row with. Columns that
+    differ between the rows of a user and between those of an item are then left out: what is made up has none."""
+    answer: str = "chosen"
+    """With ``negatives``, the field that says ``yes`` of events and ``no`` of what is made up."""
+
+    @model_validator(mode="after")
+    def _negatives_of_events(self) -> History:
+        if self.negatives and self.per != "event":
+            raise ValueError("negatives are made up beside events: say 'per: event'")
+        return self
 
 
 class _Rows(_Source):
@@ -249,7 +267,8 @@ class Split(Section):
     """Share of the groups held out to watch training."""
     by: str = "file"
     """What must not straddle two parts: ``file`` or ``folder`` of files; of rows and media, the name of a field. Equal records, and
-    near-duplicates of running text, never straddle."""
+    near-duplicates of running text, never straddle. ``last`` splits every history by time instead: its last event is tested on, the
+    one before validated on, all earlier ones are trained on, and ``test`` and ``validation`` say nothing."""
 
     @model_validator(mode="after")
     def _leaves_training(self) -> Split:

@@ -76,7 +76,7 @@ _STARTS = {
 def derive(spec: ProjectSpec) -> Resolved:
     """Fill in what ``spec`` leaves open. Raises ``Contradiction`` where given values cannot all hold."""
     resolved, found = _language(spec) if spec.model.is_language else _general(spec)
-    found += spec.model.misfits() + _gate(spec)
+    found += spec.model.misfits() + _gate(spec) + _split(spec)
     if resolved.batch % spec.train.accumulate:
         message = f"batch {resolved.batch} is not a multiple of accumulate {spec.train.accumulate}"
         found.append((("train", "batch"), message))
@@ -98,6 +98,17 @@ def _gate(spec: ProjectSpec) -> Findings:
                 message = f"{figure!r} is a figure of {' and of '.join(has)}: write {has[0]}.{figure}"
             found.append((("evaluate", "gate", key), message))
     return found
+
+
+def _split(spec: ProjectSpec) -> Findings:
+    """A split by time of what has no times."""
+    if spec.data.split.by != "last":
+        return []
+    each = all(getattr(getattr(source, "history", None), "per", "") == "event" for source in spec.data.sources)
+    if each or all(head.kind == "next_item" for head in spec.model.heads.values()):
+        return []
+    message = "'last' splits histories: it needs the head next_item, or sources with 'history: {per: event}'"
+    return [(("data", "split", "by"), message)]
 
 
 def transformer_shape(

@@ -78,10 +78,13 @@ class Transcript(_Column):
 
 
 class NextItem(_Head):
-    """The item that follows in a history of events."""
+    """The item that follows in a history of events (Kang and McAuley 2018)."""
 
     negatives: int = Field(default=0, ge=0)
-    """Items drawn as wrong answers for each right one; 0: all others."""
+    """Items drawn evenly, anew in each step, that training compares the right ones with, instead of with all: for catalogues of
+    which all would be too many; 0: all."""
+    repeats: bool = False
+    """Whether an item that the history holds may be the answer."""
 
 
 class Boxes(_Column):

@@ -89,6 +89,8 @@ class Category(Section):
     """Field of the record; None: the input's name."""
     rare: int = Field(default=2, ge=1)
     """Names seen fewer times in training count as one, 'rare'."""
+    items: str | None = None
+    """An input of kind events, of whose items this is one: they share a vocabulary, and a vector per item."""
 
 
 class Boolean(Section):
@@ -209,8 +211,8 @@ class Events(Section):
     """Field of the record, a list of items or of {item, time}; None: the input's name."""
     context: int = Field(default=64, ge=1, le=8192)
     """The newest items that are read."""
-    rare: int = Field(default=1, ge=1)
-    """Items seen fewer times in training count as one, 'rare'."""
+    rare: int = Field(default=2, ge=1)
+    """Items seen fewer times in training count as one, 'rare', as do those never seen; it is never an answer."""
 
 
 class Input(OneOf):

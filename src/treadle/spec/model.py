@@ -53,6 +53,7 @@ class Model(Section):
                 message = f"trunk {trunk} does not read {given.kind}; mlp and transformer read all kinds"
                 found.append((("model", "inputs", name), message))
         found += self._text_misfits()
+        found += self._item_misfits()
         if trunk in ("conv", "pretrained") and len(kinds) > 1:
             found.append((("model", "inputs"), f"trunk {trunk} reads one input; mlp and transformer join several"))
         return found
@@ -83,6 +84,26 @@ class Model(Section):
             found.append((at, "a language model learns its own tokens: give bpe, words or characters"))
         if text.tokenizer.size > 65_536:
             found.append((at, "a language model knows 65536 tokens at most"))
+        return found
+
+    def _item_misfits(self) -> list[tuple[tuple[str, ...], str]]:
+        """Of histories, their items, and what predicts the next one."""
+        found: list[tuple[tuple[str, ...], str]] = []
+        for name, given in self.inputs.items():
+            items = given.category.items if given.category else None
+            if items is not None and (items not in self.inputs or self.inputs[items].kind != "events"):
+                found.append((("model", "inputs", name), f"items: {items!r} is no input of kind events"))
+        for name, head in self.heads.items():
+            if head.kind != "next_item":
+                continue
+            at = ("model", "heads", name)
+            if len(self.inputs) > 1:
+                found.append((at, "next_item reads the history alone: remove the other inputs"))
+            trunk = self.trunk.transformer or self.trunk.recurrent
+            if trunk is None:
+                found.append((at, f"trunk {self.trunk.kind} does not look back from each event; transformer and recurrent do"))
+            elif getattr(trunk, "causal", None) is False or getattr(trunk, "directions", 1) == 2:
+                found.append((at, "the trunk must look back only: else it would see the item that it predicts"))
         return found
 
     @property

@@ -36,6 +36,9 @@ class Field(ABC):
     def parse(self, raw: Any) -> Value:
         """One column's value as it comes from a file, a database or a request -> its plain form. Raises ``BadValue``."""
 
+    def meet(self, inputs: Mapping[str, Field]) -> None:  # noqa: B027  (most fields stand alone)
+        """Take note of the inputs' fields by name, once all are made."""
+
     def value(self, fields: Mapping[str, Any]) -> Value:
         """The field's value from a record's plain columns."""
         return fields.get(self.columns[0])

@@ -36,7 +36,7 @@ class Place:
     def wanted(self) -> list[str]:
         """Columns that a row must have."""
         read = list(self.columns or (self.field,)) if self.schema is None else list(self.schema.by_column)
-        return [*read, *([self.by] if self.by not in ("file", "folder") and self.by not in read else [])]
+        return [*read, *([self.by] if self.by not in ("file", "folder", "last") and self.by not in read else [])]
 
 
 Row = Mapping[str, Any] | SetAside

@@ -14,6 +14,7 @@ from treadle.data.fields.base import BadValue
 from treadle.data.fields.text import parse_text
 from treadle.data.record import Record, SetAside, content_id
 from treadle.data.sources.base import Place, Rows
+from treadle.data.sources.history import LEFT, histories
 from treadle.spec.data import HubSource, SqlSource, TableSource, source_name
 
 RowsSource = TableSource | SqlSource | HubSource
@@ -39,7 +40,7 @@ def prepared_rows(rows: Rows, spec: RowsSource) -> Rows:
     """The rows with missing values, replaced texts, histories and the limit as the source's section says."""
     plain = cells(rows, spec)
     if spec.history:
-        plain = _histories(plain, spec)
+        plain = histories(plain, spec.history, source_name(spec))
     return itertools.islice(plain, spec.limit)
 
 
@@ -54,10 +55,12 @@ def as_record(row: Mapping[str, Any], where: str, licence: str, place: Place, me
             return SetAside(where, "no answer", column)
     id = content_id(fields)
     group = id
-    if place.by not in ("file", "folder"):
+    if place.by not in ("file", "folder", "last"):
         if row.get(place.by) is None:
             return SetAside(where, "no group", place.by)
         group = f"{place.by}={row[place.by]}"
+    if LEFT in row:
+        meta = {**meta, "left": row[LEFT]}
     whole = {key: str(value) if isinstance(value, date) else value for key, value in row.items()}
     whole = {k: v for k, v in whole.items() if isinstance(v, (str, int, float)) or (isinstance(v, dict) and "bytes" in v)}
     return Record(id, fields, where, licence, group, {**meta, "row": content_id(whole)[:16]})
@@ -106,30 +109,3 @@ def check_columns(row: Mapping[str, Any], where: str, place: Place) -> None:
         meant = [f"did you mean {right!r} for {wrong!r}?" for wrong, right in near.items()]
         message = f"{place.key}: {where} has no column {', '.join(map(repr, absent))}"
         raise SourceError(message, cure=" ".join([*meant, f"its columns are: {', '.join(list(map(str, row))[:40])}"]))
-
-
-def _histories(rows: Rows, spec: RowsSource) -> Rows:
-    """One row per user, in the order of their first rows."""
-    wanted = spec.history
-    assert wanted is not None
-    found: dict[str, list[tuple[float, int, Any]]] = {}
-    for number, (where, row) in enumerate(rows):
-        if isinstance(row, SetAside):
-            yield where, row
-            continue
-        user, item = row.get(wanted.user), row.get(wanted.item)
-        if user is None or item is None:
-            yield where, SetAside(where, "no user or item", f"{wanted.user}, {wanted.item}")
-            continue
-        try:
-            time = float(row[wanted.time]) if wanted.time else float(number)
-        except (KeyError, TypeError, ValueError):
-            yield where, SetAside(where, "no time", str(wanted.time))
-            continue
-        found.setdefault(str(user), []).append((time, number, item))
-    for user, events in found.items():
-        where = f"{source_name(spec)} {wanted.user}={user}"
-        if len(events) < wanted.min:
-            yield where, SetAside(where, "short history", f"{len(events)} rows")
-        else:
-            yield where, {wanted.user: user, wanted.into: [{"item": str(item), "time": time} for time, _, item in sorted(events)]}

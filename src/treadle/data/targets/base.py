@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from treadle.data.columns import Array
@@ -11,6 +12,10 @@ from treadle.data.fields.base import Field
 
 class Target(Field):
     """A head's right answers. ``encode`` gives what the loss takes; a missing one is NaN or ``IGNORE``."""
+
+    def rows(self, fields: Mapping[str, Any], training: bool) -> list[Mapping[str, Any]]:
+        """What the model is asked of a record, to train on or to be measured by: most often the record as it is."""
+        return [fields]
 
     @abstractmethod
     def answers(self, outputs: Array) -> list[dict[str, Any]]:
