@@ -87,6 +87,8 @@ def _neighbours(columns: Array) -> Array:
 
     similar = csr_array(columns.T @ columns)
     similar.setdiag(0.0)
+    similar.sort_indices()
+    similar.data = similar.data.round(9)  # equal ones are ordered by item, not by their last bits
     kept, places, starts = [], [], [0]
     for a, b in zip(similar.indptr[:-1], similar.indptr[1:], strict=True):
         order = np.argsort(-similar.data[a:b], kind="stable")[:NEIGHBOURS]
