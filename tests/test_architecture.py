@@ -39,7 +39,7 @@ PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 # These answer at once or run where torch is not wanted: help, check, schema, the counting half of plan, the store.
 TORCH_FREE = (
     "cli", "check", "scaffold", "show", "spec.load", "core.errors", "core.machine", "core.progress", "core.project",
-    "core.registry", "store.artifacts", "store.ledger", "plan.counting", "data.record",
+    "core.registry", "store.artifacts", "store.ledger", "plan.counting", "data.record", "data.schema",
 )
 
 

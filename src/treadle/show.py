@@ -23,12 +23,24 @@ def checked(project: Project, found: Mapping[str, Any]) -> list[str]:
     """The outcome of ``treadle check``."""
     lines = [f"{project.folder / 'treadle.yaml'} is right"]
     for source in found["sources"]:
-        size = f"{source['count']} files, {format_size(source['bytes'])}"
-        lines.append(f"  {source['files']}: {size} ({source['excluded']} excluded)")
+        size = f"{source['count']} files, {format_size(source['bytes'])}" if source["bytes"] else ""
+        read = f"the first {source['rows']} rows read" if "rows" in source else ""
+        lines.append(f"  {source['files']}: " + ", ".join(part for part in (size, read, source.get("note", "")) if part))
+    if found["columns"]:
+        rows = [("column", "read as", "missing", "unreadable", "such as")]
+        rows += [
+            (str(c["column"]), c["read_as"], _share(c["missing"], c["rows"]), _share(c["unreadable"], c["rows"]), c["example"])
+            for c in found["columns"]
+        ]
+        lines += ["", *table(rows)]
     size = "settings:"
     if found["parameters"]:
         size = f"model of {format_count(found['parameters'])} parameters; what follows from its depth:"
     return [*lines, "", size, *derived(found["derived"])]
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count} of {of}" if count else ""
 
 
 def recipes(found: Mapping[str, Mapping[str, str]]) -> list[str]:

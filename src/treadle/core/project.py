@@ -10,6 +10,7 @@ from pathlib import Path
 
 from treadle.core.errors import UserError
 from treadle.spec.derive import Resolved, derive
+from treadle.spec.document import Document, override, parse
 from treadle.spec.load import read_file
 from treadle.spec.problem import Problem
 from treadle.spec.project import ProjectSpec
@@ -32,6 +33,15 @@ class Project:
     folder: Path
     spec: ProjectSpec
     resolved: Resolved
+    file: Path = Path("treadle.yaml")
+    overrides: tuple[str, ...] = ()
+
+    def document(self) -> Document:
+        """The file as it was read, overrides included: it says where each key stands."""
+        document = parse((self.folder / self.file).read_text(encoding="utf-8-sig"), str(self.file))
+        for given in self.overrides:
+            override(document, given)
+        return document
 
     @property
     def store(self) -> Path:
@@ -61,4 +71,4 @@ def load_project(path: Path, overrides: Sequence[str] = ()) -> Project:
     outcome = read_file(file, overrides)
     if isinstance(outcome, list):
         raise SpecError(outcome)
-    return Project(file.resolve().parent, outcome, derive(outcome))
+    return Project(file.resolve().parent, outcome, derive(outcome), file.resolve(), tuple(overrides))

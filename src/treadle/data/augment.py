@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from treadle.data.chance import uniforms
@@ -71,6 +69,9 @@ def _shift(values: Array, shift: Numbers, flip: npt.NDArray[np.bool_]) -> Array:
 
 def _turn(values: Array, shift: Numbers, flip: npt.NDArray[np.bool_], turn: Floats, size: Floats) -> Array:
     """Turned about the middle, resized, shifted and mirrored in one bilinear pass; outside, the picture is reflected."""
+    import torch  # seconds: 'treadle check' reads fields too, and never turns a picture
+    import torch.nn.functional as F
+
     high, wide = values.shape[1:3]
     cos, sin = np.cos(turn) / size, np.sin(turn) / size
     sign = np.where(flip, -1.0, 1.0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
-from pathlib import Path
 
-from treadle.core.errors import SourceError
 from treadle.core.project import Project
-from treadle.data.sources.globs import glob_regex, parse_pattern, walk
-from treadle.spec.data import FilesSource, source_name
+from treadle.data.sources.collect import place_of
+from treadle.data.sources.files import count_files
+from treadle.data.sources.table import table_files
+from treadle.spec.data import FilesSource, TableSource, source_name
 from treadle.store.artifacts import Store
 
 KEPT_SHARE = 0.9
@@ -73,25 +73,15 @@ def bytes_per_token(vocabulary: int) -> float:
 def _count_files(project: Project) -> tuple[int, int]:
     files = size = 0
     for number, source in enumerate(project.spec.data.sources):
-        key = f"data.sources.{number}"
-        if not isinstance(source, FilesSource):
+        place = place_of(project, number, None)
+        if isinstance(source, FilesSource):
+            found = count_files(source, place)
+        elif isinstance(source, TableSource):
+            paths = [path for path, _ in table_files(source, place)]
+            found = len(paths), sum(path.stat().st_size for path in paths)
+        else:
             continue
-        excluded = [glob_regex(glob) for globs in source.exclude.values() for glob in globs]
-        matched = 0
-        for found in walk(parse_pattern(source.files, project.folder, key)):
-            if found.problem:
-                continue
-            matched += 1
-            if any(pattern.match(found.relative) for pattern in excluded):
-                continue
-            try:
-                length = Path(found.path).stat().st_size
-            except OSError:  # set aside when it is read, with the reason
-                continue
-            if length <= project.spec.data.clean.max_size:
-                files, size = files + 1, size + length
-        if not matched:
-            raise SourceError(f"{key}.files: {source.files!r} matches no file", cure="mend the pattern, or put files there")
+        files, size = files + found[0], size + found[1]
     return files, size
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from treadle.core.errors import SourceError
 from treadle.data.record import Record, SetAside, content_id
 from treadle.data.sources.base import Place
-from treadle.data.sources.globs import Found, glob_regex, parse_pattern, walk
+from treadle.data.sources.globs import Found, glob_regex, parse_pattern, pruning, walk
 from treadle.spec.data import FilesSource
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
@@ -42,6 +42,27 @@ def read_files(spec: FilesSource, place: Place) -> Iterator[Record | SetAside]:
         hint = f"to take every file below it, write '{spec.files.rstrip('/')}/**/*'" if (place.folder / spec.files).is_dir() else ""
         cure = hint or f"mend the pattern, or put files below {pattern.root}"
         raise SourceError(f"{place.key}.files: {spec.files!r} matches no file", cure=cure)
+
+
+def count_files(spec: FilesSource, place: Place) -> tuple[int, int]:
+    """How many files ``spec`` reads, and their bytes: excluded and too long ones do not count. Nothing is opened, and folders that
+    are excluded as a whole are not entered. Raises ``SourceError`` where nothing is left."""
+    globs = [glob for globs in spec.exclude.values() for glob in globs]
+    excluded = [glob_regex(glob) for glob in globs]
+    count = size = 0
+    for found in walk(parse_pattern(spec.files, place.folder, place.key), pruning(globs)):
+        if found.problem or any(glob.match(found.relative) for glob in excluded):
+            continue
+        try:
+            length = found.path.stat().st_size
+        except OSError:  # set aside when it is read, with the reason
+            continue
+        if length <= place.max_size:
+            count, size = count + 1, size + length
+    if not count:
+        cure = "mend the pattern or its exclude globs, or put files there"
+        raise SourceError(f"{place.key}.files: {spec.files!r} matches no file that is read", cure=cure)
+    return count, size
 
 
 def _read(found: Found, source: str, spec: FilesSource, place: Place) -> Record | SetAside:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,16 +106,26 @@ class Found:
     problem: str = ""
 
 
-def walk(pattern: Pattern) -> Iterator[Found]:
-    """Matching files, sorted by path within each folder, and the folders on the way that are links or cannot be read."""
+def walk(pattern: Pattern, prune: Sequence[re.Pattern[str]] = ()) -> Iterator[Found]:
+    """Matching files, sorted by path within each folder, and the folders on the way that are links or cannot be read. Folders whose
+    every file matches one of ``prune`` are not entered."""
     matches = glob_regex(pattern.glob)
     parts = pattern.glob.split("/")
     depth = None if "**" in parts else len(parts)
     dots = any(part.startswith(".") for part in parts)
-    yield from _walk(str(pattern.root), "", 1, depth, dots, matches)
+    left_out = [] if dots else prune  # where dots count, a hidden file may not be excluded with its folder
+    yield from _walk(str(pattern.root), "", 1, depth, dots, matches, left_out)
 
 
-def _walk(folder: str, prefix: str, level: int, depth: int | None, dots: bool, matches: re.Pattern[str]) -> Iterator[Found]:
+def pruning(globs: Iterable[str]) -> list[re.Pattern[str]]:
+    """Of those globs that take whole folders, what the folders match."""
+    return [glob_regex(glob.removesuffix("/**")) for glob in globs if glob.endswith("/**") and glob != "**/**"]
+
+
+def _walk(
+    folder: str, prefix: str, level: int, depth: int | None, dots: bool, matches: re.Pattern[str],
+    prune: Sequence[re.Pattern[str]],
+) -> Iterator[Found]:
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -132,5 +142,5 @@ def _walk(folder: str, prefix: str, level: int, depth: int | None, dots: bool, m
         elif depth is None or level < depth:
             if entry.is_symlink():
                 yield Found(Path(entry.path), relative, "link")
-            else:
-                yield from _walk(entry.path, relative + "/", level + 1, depth, dots, matches)
+            elif not any(glob.match(relative) for glob in prune):
+                yield from _walk(entry.path, relative + "/", level + 1, depth, dots, matches, prune)
