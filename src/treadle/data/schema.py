@@ -88,9 +88,10 @@ class Schema:
                 raise BadValue(error.reason, f"{column}: {error.detail}" if error.detail else column) from None
         return plain
 
-    def fit(self, records: Sequence[Record]) -> None:
-        """Learn from the train part."""
+    def fit(self, records: Sequence[Record], folder: Path = Path()) -> None:
+        """Learn from the train part; relative paths in the settings start at ``folder``."""
         for field in self._all():
+            field.find(folder)
             field.fit([field.value(record.fields) for record in records])
 
     def rows(self, fields: Mapping[str, Any], training: bool) -> list[Mapping[str, Any]]:

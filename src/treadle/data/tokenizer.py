@@ -126,16 +126,20 @@ def _alphabet() -> dict[str, int]:
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer.json as it is, or the vocab.txt of an uncased BERT. Raises ``UserError``."""
+    """A tokenizer.json as it is, or the vocab.txt of an uncased BERT, or the folder that holds one. Raises ``UserError``."""
+    if path.is_dir():
+        found = [path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()]
+        path = found[0] if found else path / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"there is no tokenizer at {path}", cure="mend tokenizer.file, which starts at the project folder")
     try:
-        if path.suffix == ".txt":
-            bert: Tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)._tokenizer
-            return bert
-        return Tokenizer.from_file(str(path))
+        uncased = path.suffix == ".txt"
+        made = BertWordPieceTokenizer(str(path), lowercase=True)._tokenizer if uncased else Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"{path} is no tokenizer: {error}", cure="give a tokenizer.json or a BERT's vocab.txt") from None
+    made.no_truncation()
+    made.no_padding()
+    return _checked(made)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -158,6 +162,11 @@ def encode_all(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[int]
     while batch := list(islice(stream, _BATCH)):
         for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
             yield encoding.ids
+
+
+def restore_tokenizer(text: str) -> Tokenizer:
+    """From what ``Tokenizer.to_str`` gave."""
+    return _checked(Tokenizer.from_str(text))
 
 
 def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:

@@ -15,22 +15,28 @@ from torch import Tensor, nn
 from treadle.core.batch import Batch
 from treadle.core.errors import ArtifactError
 from treadle.core.layout import Layout
+from treadle.core.paths import find_path
 from treadle.model.heads.items import NextItemHead
 from treadle.model.heads.scalar import BinaryHead, ClassHead, LabelsHead, NumberHead
 from treadle.model.heads.tokens import TokenHead
 from treadle.model.heads.transcript import TranscriptHead
 from treadle.model.inputs.audio import AudioInput
+from treadle.model.inputs.encoder import EncoderInput
 from treadle.model.inputs.events import EventsInput, ItemInput
 from treadle.model.inputs.fields import NameInput, NumberInput, SetInput, VectorInput
 from treadle.model.inputs.image import ImageInput
 from treadle.model.inputs.text import PairInput, TokensInput
 from treadle.model.layers.quantized import Int8Rows, quantize_modules
 from treadle.model.layers.signal import Form, Signal
+from treadle.model.open_weights import load_open_weights, read_shape
 from treadle.model.trunks.conv import ConvTrunk
 from treadle.model.trunks.encoder import EncoderTrunk
 from treadle.model.trunks.mlp import MlpTrunk
+from treadle.model.trunks.pair import PairTrunk
+from treadle.model.trunks.pretrained import PretrainedTrunk
 from treadle.model.trunks.recurrent import RecurrentTrunk, States
 from treadle.spec.derive import transformer_shape
+from treadle.spec.encoder import EncoderShape
 from treadle.spec.model import Model
 
 FILE = "network.json"
@@ -57,23 +63,20 @@ Layouts = Mapping[str, Mapping[str, Layout]]
 
 
 class Network(nn.Module):
-    """``model`` and ``layouts`` say all its sizes."""
+    """``model`` and ``layouts`` say all its sizes; with a pretrained trunk, ``encoder`` its own."""
 
-    def __init__(self, model: Model, layouts: Layouts) -> None:
+    def __init__(self, model: Model, layouts: Layouts, encoder: EncoderShape | None = None) -> None:
         super().__init__()
-        self.spec, self.layouts = model, layouts
-        width = _token_width(model)
-        self.inputs = nn.ModuleDict({
-            name: INPUTS[layout.kind](layout, model.trunk.kind, **({"width": width} if layout.kind in _SEQUENCES else {}))
-            for name, layout in layouts["inputs"].items()
-        })
-        forms: list[Any] = [module.form for module in self.inputs.values()]
-        self.trunk = _make_trunk(model, forms)
+        self.spec, self.layouts, self.encoder = model, layouts, encoder
+        self.inputs = nn.ModuleDict({name: _make_input(layout, model, encoder) for name, layout in layouts["inputs"].items()})
+        width, forms = _token_width(model), [module.form for module in self.inputs.values()]
+        self.trunk = _make_trunk(model, forms, encoder)
         self.heads = nn.ModuleDict({
             name: HEADS[layout.kind](layout, self.trunk.form, **({"width": width} if layout.kind in _SEQUENCES else {}))
             for name, layout in layouts["heads"].items()
         })
         self.weights = {name: float((layout.options or {}).get("weight", 1.0)) for name, layout in layouts["heads"].items()}
+        self._freeze()
 
     def signal(self, batch: Batch) -> Signal:
         """What the trunk makes of the batch's inputs."""
@@ -109,6 +112,13 @@ class Network(nn.Module):
     def readable(self, outputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Each head's outputs as answers are read from them."""
         return {name: head.readable(outputs[name]) for name, head in self._heads()}
+
+    def _freeze(self) -> None:
+        """Of a pretrained trunk, take the embeddings and then the lowest layers out of training, as many as it says."""
+        if settings := self.spec.trunk.pretrained:
+            stack = [*self.inputs.values(), *self.trunk.encoder.layer]
+            for module in stack[: settings.freeze]:
+                module.requires_grad_(False)
 
     # -- of running text: one text, one head over its tokens --------------------------------------------------------------
 
@@ -156,15 +166,18 @@ class Network(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def make_network(model: Model, layouts: Layouts, seed: int) -> Network:
+def make_network(model: Model, layouts: Layouts, seed: int, folder: Path = Path()) -> Network:
     """A network with fresh weights, a pure function of the arguments: torch's own initial weights, embeddings with deviation 1/sqrt
-    of their width."""
+    of their width; those of a pretrained trunk are read from its folder, for which relative paths start at ``folder``."""
+    open_weights = find_path(model.trunk.pretrained.folder, folder) if model.trunk.pretrained else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(model, layouts)
+        network = Network(model, layouts, read_shape(open_weights) if open_weights else None)
         for module in network.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, 0.0, module.embedding_dim**-0.5)
+    if open_weights:
+        load_open_weights(network, next(iter(network.inputs)), open_weights)
     return network
 
 
@@ -174,10 +187,12 @@ def quantize_network(network: Network) -> None:
 
 
 def save_network(network: Network, folder: Path) -> None:
-    """Write network.json (the model section, the layouts, and whether it is quantised) and model.safetensors."""
+    """Write network.json (the model section, the layouts, a pretrained trunk's sizes, and whether it is quantised) and
+    model.safetensors."""
     layouts = {kind: {name: layout.as_dict() for name, layout in part.items()} for kind, part in network.layouts.items()}
     quantized = any(isinstance(module, Int8Rows) for module in network.modules())
     found = {"model": network.spec.model_dump(mode="json"), "layouts": layouts, "quantize": "int8" if quantized else "none"}
+    found |= {"encoder": network.encoder.as_dict()} if network.encoder else {}
     (folder / FILE).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -190,7 +205,8 @@ def load_network(folder: Path) -> Network:
         layouts = {
             kind: {name: Layout.from_dict(layout) for name, layout in part.items()} for kind, part in found["layouts"].items()
         }
-        network = Network(Model.model_validate(found["model"]), layouts)
+        encoder = EncoderShape.from_dict(found["encoder"]) if "encoder" in found else None
+        network = Network(Model.model_validate(found["model"]), layouts, encoder)
         if found["quantize"] == "int8":
             quantize_network(network)
         network.load_state_dict(load_file(folder / WEIGHTS))
@@ -199,14 +215,24 @@ def load_network(folder: Path) -> Network:
     return network.eval()
 
 
-def _make_trunk(model: Model, forms: list[Form]) -> Any:
+def _make_input(layout: Layout, model: Model, encoder: EncoderShape | None) -> Any:
+    if encoder and model.trunk.pretrained:
+        return EncoderInput(layout, encoder, model.trunk.pretrained.dropout)
+    more = {"width": _token_width(model)} if layout.kind in _SEQUENCES else {}
+    return INPUTS[layout.kind](layout, model.trunk.kind, **more)
+
+
+def _make_trunk(model: Model, forms: list[Form], encoder: EncoderShape | None) -> Any:
     settings = model.trunk.settings
+    if encoder:
+        return PretrainedTrunk(encoder, settings.dropout, forms)
     if model.trunk.kind == "mlp":
         return MlpTrunk(settings, forms)
     if model.trunk.kind == "conv":
         return ConvTrunk(settings, forms)
     if model.trunk.kind == "recurrent":
-        return RecurrentTrunk(settings, forms)
+        aligned = len(forms) == 1 and forms[0].pair
+        return PairTrunk(settings, forms[0]) if aligned else RecurrentTrunk(settings, forms)
     looks_ahead = any(head.kind in ("next_token", "next_item") for head in model.heads.values())
     return EncoderTrunk(settings, forms, looks_ahead if settings.causal is None else settings.causal)
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from treadle.core.errors import UserError
+from treadle.core.paths import find_path, text_digest
 from treadle.core.progress import say, task
 from treadle.core.project import Project
 from treadle.data.columns import save_column
@@ -20,7 +21,7 @@ from treadle.data.fields.events import EventsField
 from treadle.data.record import Record, read_records
 from treadle.data.schema import Schema
 from treadle.data.shards import END_ID, PARTS, Document, write_shard
-from treadle.data.tokenizer import encode_all, make_tokenizer
+from treadle.data.tokenizer import encode_all, make_tokenizer, open_tokenizer
 from treadle.prepare.corpus import RECORDS
 from treadle.spec.data import Split
 from treadle.spec.inputs import Text
@@ -125,11 +126,14 @@ def make_table(project: Project, store: Store, corpus: Artifact) -> Artifact:
     Raises ``UserError`` where a part would be empty, or an input gives the answer away.
     """
     split, seed, model = project.spec.data.split, project.spec.seed, project.spec.model
-    config = {
+    config: dict[str, Any] = {
         "split": split.model_dump(), "seed": seed,
         "inputs": {name: given.model_dump(mode="json") for name, given in model.inputs.items()},
         "heads": {name: head.model_dump(mode="json") for name, head in model.heads.items()},
     }
+    for name, given in model.inputs.items():
+        if file := getattr(getattr(given.settings, "tokenizer", None), "file", None):  # its content counts, whatever its path
+            config["inputs"][name][given.kind]["tokenizer"] = text_digest(open_tokenizer(find_path(file, project.folder)).to_str())
     making = store.making("dataset", [corpus.id], config, VERSION, seed)
     if cached := making.cached():
         return cached
@@ -140,7 +144,7 @@ def make_table(project: Project, store: Store, corpus: Artifact) -> Artifact:
     for note in notes:
         say(f"note: {note}")
     with making.draft() as draft:
-        schema.fit(parts["train"])
+        schema.fit(parts["train"], project.folder)
         schema.save(draft.path)
         counts = {}
         with task("encoding", total=sum(map(len, parts.values())), unit="records") as work:

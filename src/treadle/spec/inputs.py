@@ -20,7 +20,8 @@ class Tokenizer(Section):
     characters: int | None = Field(default=None, ge=3, le=65_536)
     """Most frequent characters that are known, specials included."""
     file: str | None = None
-    """A tokenizer.json, or the vocab.txt of a BERT, to be used as it is; relative to the project folder."""
+    """A tokenizer.json, or the vocab.txt of an uncased BERT, or a folder with one of them: used as it is, with its own marks around
+    texts. Relative to the project folder; ``{package:NAME}`` is the folder of an installed Python package."""
 
     @model_validator(mode="after")
     def _one(self) -> Tokenizer:
@@ -39,9 +40,9 @@ class TextAugment(Section):
     """Changes of a text in training, drawn anew each time it is read."""
 
     drop: Fraction = 0.0
-    """Share of tokens left out."""
+    """Share of tokens left out (Iyyer et al. 2015, section 3.2); one at least stays."""
     back_off: Fraction = 0.0
-    """Share of tokens replaced by one drawn from the training text by frequency."""
+    """Share of tokens replaced by one drawn from the training text by frequency (Xie et al. 2017, section 3.1)."""
 
 
 class Text(Section):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from treadle.spec.fields import Section
 from treadle.spec.heads import Head
-from treadle.spec.inputs import Input, Text
+from treadle.spec.inputs import Input, Text, Tokenizer
 from treadle.spec.trunks import Trunk
 
 # What a head needs among the inputs: its kind -> kinds of input of which there must be exactly one.
@@ -32,6 +32,17 @@ class Model(Section):
     heads: dict[str, Head] = Field(default={"next": Head.model_validate("next_token")}, min_length=1)
     """Name of a record's field with the right answer, or any name where the inputs hold it, to what the model gives."""
 
+    @model_validator(mode="after")
+    def _own_tokens(self) -> Model:
+        """A pretrained encoder's texts are read as the tokens that it was trained on."""
+        if self.trunk.pretrained:
+            own = Tokenizer(file=self.trunk.pretrained.folder)
+            for name, given in self.inputs.items():
+                if given.kind in ("text", "pair") and given.settings.tokenizer == Tokenizer():
+                    settings = given.settings.model_copy(update={"tokenizer": own})
+                    self.inputs[name] = given.model_copy(update={given.kind: settings})
+        return self
+
     def misfits(self) -> list[tuple[tuple[str, ...], str]]:
         """Inputs, trunk and heads that do not go together: the place in the file, and what is wrong."""
         found: list[tuple[tuple[str, ...], str]] = []
@@ -51,6 +62,10 @@ class Model(Section):
         for name, given in self.inputs.items():
             if trunk in _READS and given.kind not in _READS[trunk]:
                 message = f"trunk {trunk} does not read {given.kind}; mlp and transformer read all kinds"
+                found.append((("model", "inputs", name), message))
+            tokenizer = getattr(given.settings, "tokenizer", None)
+            if self.trunk.pretrained and tokenizer and tokenizer.file != self.trunk.pretrained.folder:
+                message = "a pretrained encoder reads the tokens that it was trained on: leave the tokenizer out"
                 found.append((("model", "inputs", name), message))
         found += self._text_misfits()
         found += self._item_misfits()

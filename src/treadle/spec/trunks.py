@@ -84,7 +84,8 @@ class Conv(Section):
 
 
 class Recurrent(Section):
-    """A recurrent net over a sequence."""
+    """A recurrent net over a sequence. Of a pair, both texts are read apart by one net, and the positions of each are aligned with
+    the other's and compared (Parikh et al. 2016; Chen et al. 2017)."""
 
     cell: Literal["lstm", "gru"] = "lstm"
     """Long short-term memory (Hochreiter and Schmidhuber 1997), or gated recurrent unit (Cho et al. 2014)."""
@@ -101,7 +102,8 @@ class Recurrent(Section):
 
 
 class Pretrained(Section):
-    """An encoder with open weights, in a folder with config.json and model.safetensors in the layout of BERT."""
+    """An encoder with open weights: a folder with config.json, model.safetensors in the layout of BERT, and its tokenizer. A model
+    that was trained from it holds all its weights and needs the folder no more."""
 
     folder: str = Field(min_length=1)
     """Relative to the project folder; ``{package:NAME}`` is the folder of an installed Python package."""

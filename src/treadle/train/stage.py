@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from treadle.core.layout import Layout
 from treadle.core.machine import peak_memory
+from treadle.core.paths import file_digest, find_path
 from treadle.core.progress import say, task
 from treadle.core.project import Project
 from treadle.core.runtime import Runtime, choose_runtime, matrix_peak
@@ -25,6 +26,7 @@ from treadle.data.table import Table
 from treadle.model.generate import TextModel
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.network import load_network, make_network
+from treadle.model.open_weights import WEIGHTS
 from treadle.model.text import load_text_model, save_text_model
 from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
@@ -72,7 +74,7 @@ def first_round(project: Project, dataset: Artifact) -> Round:
     if dataset.counts.get("kind") == "records":
         schema = Schema.load(dataset.path)
         table, held_out = (open_table(dataset, schema, part, spec.seed) for part in ("train", "validation"))
-        model: TextModel = make_network(spec.model, schema.layouts, spec.seed)
+        model: TextModel = make_network(spec.model, schema.layouts, spec.seed, project.folder)
         return Round(
             (dataset.id,), model, table, held_out, "answers", spec.train, resolved.budget, resolved.learning_rate, table.records,
             held_out.records,
@@ -239,9 +241,12 @@ def parameter_count(model: torch.nn.Module) -> int:
 
 def _identity(project: Project) -> dict[str, Any]:
     """All that the weights follow from but the data and the training."""
-    shape = project.resolved.shape
+    shape, model = project.resolved.shape, project.spec.model
     if shape is None:
-        return dict(project.spec.model.model_dump(mode="json"))
+        found = dict(model.model_dump(mode="json"))
+        if model.trunk.pretrained:  # whatever its path, its weights are what counts
+            found["trunk"]["pretrained"]["folder"] = file_digest(find_path(model.trunk.pretrained.folder, project.folder) / WEIGHTS)
+        return found
     trunk = project.spec.model.trunk.transformer
     assert trunk is not None
     return {**shape.as_dict(), "dropout": trunk.dropout}

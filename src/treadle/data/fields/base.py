@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -46,6 +47,9 @@ class Field(ABC):
     def remarks(self, values: Sequence[Value]) -> list[str]:
         """What a person should know of the train part's values, such as that a part of them is not read."""
         return []
+
+    def find(self, folder: Path) -> None:  # noqa: B027  (most fields name no file)
+        """Read the files that the settings name, before ``fit``; relative paths start at ``folder``. Raises ``UserError``."""
 
     @abstractmethod
     def fit(self, values: Sequence[Value]) -> None:

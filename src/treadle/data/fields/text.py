@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from treadle.core.layout import Layout
-from treadle.data.columns import Column, ragged
+from treadle.core.paths import find_path
+from treadle.data.columns import Array, Augment, Column, Numbers, ragged
 from treadle.data.fields.base import BadValue, Field, text_of
-from treadle.data.tokenizer import encode_all, make_tokenizer, open_tokenizer
+from treadle.data.tokenizer import make_tokenizer, open_tokenizer, restore_tokenizer
+
+_BATCH = 256  # texts encoded at once
 
 
 def parse_text(raw: Any) -> str:
@@ -26,9 +29,16 @@ def parse_text(raw: Any) -> str:
 
 
 class TextField(Field):
-    """Ids, ragged: the first ``context`` tokens of each text; one that has none holds the end mark alone."""
+    """Ids, ragged: the first ``context`` tokens of each text, the marks of a tokenizer from a file among them; a text without any
+    token holds the id 0 alone."""
 
     tokenizer: Tokenizer
+    frequencies: list[int]
+    """How often each token stands in the train part; empty where nothing is drawn by it."""
+
+    def find(self, folder: Path) -> None:
+        if self.settings.tokenizer.file:
+            self.tokenizer = open_tokenizer(find_path(self.settings.tokenizer.file, folder))
 
     def parse(self, raw: Any) -> str:
         return parse_text(raw)
@@ -40,29 +50,84 @@ class TextField(Field):
     def fit(self, values: Sequence[str]) -> None:
         self._learn(values)
 
-    def _learn(self, texts: Iterable[str]) -> None:
-        wanted = self.settings.tokenizer
-        if wanted.file:
-            self.tokenizer = open_tokenizer(Path(wanted.file))
-        else:
-            self.tokenizer = make_tokenizer(texts, wanted)
+    def _learn(self, texts: Sequence[str]) -> None:
+        if not self.settings.tokenizer.file:
+            self.tokenizer = make_tokenizer(texts, self.settings.tokenizer)
+        self.frequencies = []
+        if self.settings.augment.back_off:
+            ids = np.concatenate([np.asarray(encoding.ids, np.int64) for encoding in self._encodings(texts)])
+            self.frequencies = np.bincount(ids, minlength=self.tokenizer.get_vocab_size()).tolist()
 
     def encode(self, values: Sequence[str]) -> Column:
-        return ragged(self._ids(values), np.int64)
+        most = self.settings.context - self._marks(False)
+        rows = [np.array(self._whole(encoding, None, most).ids or [0], np.int64) for encoding in self._encodings(values)]
+        return ragged(rows, np.int64)
 
-    def _ids(self, texts: Sequence[str]) -> list[Any]:
-        return [ids[: self.settings.context] or [0] for ids in encode_all(self.tokenizer, texts)]
+    def _encodings(self, texts: Iterable[str]) -> list[Encoding]:
+        """Of each text, without marks."""
+        listed = list(texts)
+        parts = [listed[start : start + _BATCH] for start in range(0, len(listed), _BATCH)]
+        return [encoding for part in parts for encoding in self.tokenizer.encode_batch_fast(part, add_special_tokens=False)]
+
+    def _marks(self, pair: bool) -> int:
+        """How many marks the tokenizer sets around a text, or a pair of them."""
+        return int(self.tokenizer.num_special_tokens_to_add(pair)) if self.settings.tokenizer.file else 0
+
+    def _whole(self, one: Encoding, two: Encoding | None, most: int) -> Encoding:
+        """One text or two, of ``most`` tokens each, with the marks of a tokenizer from a file."""
+        for encoding in (one, two):
+            if encoding is not None:
+                encoding.truncate(max(1, most))
+        return self.tokenizer.post_process(one, two, add_special_tokens=bool(self.settings.tokenizer.file))
+
+    def change(self, seed: int) -> Augment | None:
+        settings = self.settings.augment
+        if not (settings.drop or settings.back_off):
+            return None
+        total = np.cumsum(self.frequencies) if self.frequencies else np.ones(1, np.int64)
+        unknown = getattr(self.tokenizer.model, "unk_token", None)  # a word like any other
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        fixed = [id for id, token in added if token.special and token.content != unknown]
+
+        def change(values: Array, lengths: Numbers | None, numbers: Numbers) -> tuple[Array, Numbers | None]:
+            assert lengths is not None
+            rows = []
+            for row, length, number in zip(values, lengths, numbers, strict=True):
+                row = row[:length].copy()
+                ids = row[:, 0] if row.ndim == 2 else row  # a view
+                free = ~np.isin(ids, fixed)
+                random = np.random.default_rng([seed, int(number)])
+                if settings.back_off:
+                    swap = free & (random.random(length) < settings.back_off)
+                    drawn = random.integers(0, max(1, total[-1]), length)
+                    ids[swap] = np.searchsorted(total, drawn, "right")[swap]
+                keep = ~free | (random.random(length) >= settings.drop)
+                rows.append(row[_with_one(keep, free, row, random)])
+            column = ragged(rows, values.dtype, values.shape[2:])
+            return column.rows(np.arange(len(rows), dtype=np.int64))
+
+        return change
 
     @property
     def layout(self) -> Layout:
         return Layout("text", vocabulary=self.tokenizer.get_vocab_size(), length=self.settings.context)
 
     def state(self) -> dict[str, Any]:
-        return {"tokenizer": self.tokenizer.to_str()}
+        return {"tokenizer": self.tokenizer.to_str()} | ({"frequencies": self.frequencies} if self.frequencies else {})
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.tokenizer = Tokenizer.from_str(state["tokenizer"])
-        self.tokenizer.encode_special_tokens = True  # which the text form does not hold
+        self.tokenizer = restore_tokenizer(state["tokenizer"])
+        self.frequencies = list(state.get("frequencies", []))
+
+
+def _with_one(keep: Array, free: Array, row: Array, random: np.random.Generator) -> Array:
+    """``keep``, with one word of each text in ``row`` kept at least."""
+    which = row[:, 1] if row.ndim == 2 else np.zeros(len(row), np.int64)
+    for text in np.unique(which):
+        own = np.flatnonzero(free & (which == text))
+        if len(own) and not keep[own].any():
+            keep[own[random.integers(len(own))]] = True
+    return keep
 
 
 class PairField(TextField):
@@ -73,16 +138,21 @@ class PairField(TextField):
         return (one.lower(), two.lower()) if self.settings.lower else (one, two)
 
     def fit(self, values: Sequence[tuple[str, str]]) -> None:  # type: ignore[override]
-        self._learn(text for pair in values for text in pair)
+        self._learn([text for pair in values for text in pair])
 
     def encode(self, values: Sequence[tuple[str, str]]) -> Column:  # type: ignore[override]
-        both = [self._ids([pair[which] for pair in values]) for which in (0, 1)]
-        rows = [
-            np.array([[id, which] for which, ids in enumerate(pair) for id in ids], np.int64).reshape(-1, 2)
-            for pair in zip(*both, strict=True)
-        ]
-        return ragged(rows, np.int64, (2,))
+        both = (self._encodings([pair[which] for pair in values]) for which in (0, 1))
+        return ragged([self._pair(one, two) for one, two in zip(*both, strict=True)], np.int64, (2,))
+
+    def _pair(self, one: Encoding, two: Encoding) -> Array:
+        most = self.settings.context
+        if self._marks(True):
+            whole = self._whole(one, two, most)
+            return np.array([whole.ids, whole.type_ids], np.int64).T
+        rows = [(id, which) for which, text in enumerate((one, two)) for id in self._whole(text, None, most).ids or [0]]
+        return np.array(rows, np.int64)
 
     @property
     def layout(self) -> Layout:
-        return Layout("pair", vocabulary=self.tokenizer.get_vocab_size(), length=2 * self.settings.context)
+        length = 2 * self.settings.context + self._marks(True)
+        return Layout("pair", vocabulary=self.tokenizer.get_vocab_size(), length=length)

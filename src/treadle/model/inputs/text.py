@@ -41,8 +41,9 @@ class PairInput(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(layout.vocabulary, width)
         self.embed_text = nn.Embedding(2, width)
-        self.form = Form(0, width)
+        self.form = Form(0, width, pair=True)
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Signal:
         """(B, T, 2): token id, and 0 or 1 -> (B, T, D)"""
-        return Signal(self.embed_tokens(tokens[..., 0]) + self.embed_text(tokens[..., 1]), lengths)
+        second = tokens[..., 1]
+        return Signal(self.embed_tokens(tokens[..., 0]) + self.embed_text(second), lengths, second=second == 1)

@@ -11,11 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Signal:
-    """``features`` (B, T, D); ``lengths`` (B,) where rows differ in length; ``pooled`` (B, D) where the trunk sums rows up."""
+    """``features`` (B, T, D); ``lengths`` (B,) where rows differ in length; ``pooled`` (B, D) where the trunk sums rows up;
+    ``second`` (B, T) of a pair: True where a position stands in its second text."""
 
     features: Tensor
     lengths: Tensor | None = None
     pooled: Tensor | None = None
+    second: Tensor | None = None
 
     def mask(self) -> Tensor | None:
         """(B, T), True where a position is no padding; None: all are."""
@@ -54,8 +56,9 @@ def join_signals(parts: Sequence[Signal]) -> Signal:
 @dataclass(frozen=True)
 class Form:
     """What a ``Signal`` looks like: ``length`` positions (0: varies) of ``width`` features; ``grid`` (H, W) where the positions
-    are those of a picture, row by row."""
+    are those of a picture, row by row; ``pair`` where they are those of two texts."""
 
     length: int
     width: int
     grid: tuple[int, int] | None = None
+    pair: bool = False

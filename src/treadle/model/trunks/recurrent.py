@@ -12,36 +12,46 @@ from treadle.model.layers.signal import Form, Signal, join_signals
 from treadle.spec.trunks import Recurrent
 
 States = tuple[Tensor, ...]
+CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+
+
+def make_net(settings: Recurrent, width: int) -> nn.LSTM | nn.GRU:
+    """The LSTM or GRU that ``settings`` asks for, over ``width`` features."""
+    return CELLS[settings.cell](
+        width, settings.width, settings.depth, batch_first=True, bidirectional=settings.directions == 2,
+        dropout=settings.dropout if settings.depth > 1 else 0.0,
+    )
+
+
+def run_net(net: nn.Module, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, T, W). Padding is not read: in the backward direction it would be read first."""
+    if lengths is None:
+        out: Tensor = net(x)[0]
+        return out
+    packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    read: Tensor = pad_packed_sequence(net(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+    return read
 
 
 class RecurrentTrunk(nn.Module):
-    """LSTM or GRU. Padding is not read: in the backward direction it would be read first."""
+    """LSTM or GRU."""
 
     def __init__(self, settings: Recurrent, forms: Sequence[Form]) -> None:
         super().__init__()
-        kinds: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
         self.bring = nn.ModuleList(
             nn.Identity() if form.width == settings.embedding else nn.Linear(form.width, settings.embedding) for form in forms
         )
         self.settings = settings
         self.dropout = nn.Dropout(settings.dropout)
-        self.net = kinds[settings.cell](
-            settings.embedding, settings.width, settings.depth, batch_first=True, bidirectional=settings.directions == 2,
-            dropout=settings.dropout if settings.depth > 1 else 0.0,
-        )
+        self.net = make_net(settings, settings.embedding)
         self.form = Form(0, settings.width * settings.directions)
 
     def forward(self, parts: Sequence[Signal]) -> Signal:
         """Signals of all inputs -> (B, T, D); a row is summed up by the largest value of each feature over its positions."""
         brought = [Signal(bring(part.features), part.lengths) for bring, part in zip(self.bring, parts, strict=True)]
         joined = join_signals(brought)
-        x, lengths = self.dropout(joined.features), joined.lengths
-        if lengths is None:
-            out: Tensor = self.net(x)[0]
-        else:
-            packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-            out, _ = pad_packed_sequence(self.net(packed)[0], batch_first=True, total_length=x.shape[1])
-        out = self.dropout(out)
+        lengths = joined.lengths
+        out = self.dropout(run_net(self.net, self.dropout(joined.features), lengths))
         signal = Signal(out, lengths)
         mask = signal.mask()
         pooled = (out if mask is None else out.masked_fill(~mask[..., None], float("-inf"))).amax(1)
