@@ -97,6 +97,9 @@ def test_names_give_fields_and_groups(tmp_path: Path):
     assert [r.fields["kind"] for r in found if isinstance(r, Record)] == ["3", "7", "7"]
     assert [r.group for r in found if isinstance(r, Record)] == ["speaker=bob", "speaker=ann", "speaker=ann"]
     assert [(r.source, r.reason) for r in found if isinstance(r, SetAside)] == [("other.png", "other name")]
+    names = {"kind": {"7": "seven"}, "nowhere": {"7": "x"}}
+    renamed = [r for r in read(tmp_path, media=".", name_is=r"(?P<kind>\d)_", replace=names) if isinstance(r, Record)]
+    assert [r.fields["kind"] for r in renamed] == ["3", "seven", "seven"]
     for wrong, said in (("(", "no regular expression"), ("1_", "names no group")):
         with pytest.raises(ValueError, match=said):
             MediaSource.model_validate({"media": ".", "into": "photo", "licence": "x", "name_is": wrong})

@@ -175,6 +175,8 @@ class MediaSource(_Source):
     """A CSV whose column ``file`` names the items and whose other columns become fields; or the IDX file with the labels."""
     label_is: str = "label"
     """Name of the field that takes the labels of an IDX file."""
+    replace: dict[str, dict[str, str]] = {}
+    """Field to text to the text that stands for it, as in ``digit: {"0": zero}``."""
     max_size: Size = 50_000_000
     """Larger items are set aside (bytes)."""
 

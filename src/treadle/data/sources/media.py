@@ -102,6 +102,8 @@ def _row(item: Item, spec: MediaSource, shape: re.Pattern[str] | None, labels: _
         if found is None:
             return "no label", item.name
         row |= found
+    for column in row.keys() & spec.replace.keys():
+        row[column] = spec.replace[column].get(str(row[column]), row[column])
     return row | {spec.into: {"bytes": item.data, "path": item.name}}
 
 
