@@ -75,6 +75,7 @@ class Network(nn.Module):
             name: HEADS[layout.kind](layout, self.trunk.form, **({"width": width} if layout.kind in _SEQUENCES else {}))
             for name, layout in layouts["heads"].items()
         })
+        self.mixup = {name: given.image.augment.mixup for name, given in model.inputs.items() if given.image is not None}
         self.weights = {name: float((layout.options or {}).get("weight", 1.0)) for name, layout in layouts["heads"].items()}
         self._freeze()
 
@@ -101,8 +102,23 @@ class Network(nn.Module):
         return {name: head.losses(outputs[name], batch.targets[name]) for name, head in self._heads()}
 
     def loss(self, batch: Batch) -> Tensor:
-        """The sum over heads of weight times the mean loss over the rows that have an answer."""
-        found = self.losses(self(batch), batch)
+        """The sum over heads of weight times the mean loss over the rows that have an answer; of mixed pictures where training asks
+        for them."""
+        if self.training and any(self.mixup.values()):
+            return self._mixed(batch)
+        return self._sum(self.losses(self(batch), batch))
+
+    def _mixed(self, batch: Batch) -> Tensor:
+        """Each picture mixed with another one of the batch, and the losses against both answers in the same shares (Zhang et al.
+        2018, section 2). The draws are torch's own, which a checkpoint keeps."""
+        ((name, alpha),) = self.mixup.items()
+        share = float(torch.distributions.Beta(alpha, alpha).sample())
+        other = batch.take(torch.randperm(batch.size, device=batch.inputs[name].device))
+        pictures = share * batch.inputs[name].float() + (1 - share) * other.inputs[name].float()
+        outputs = self(Batch({name: pictures}, batch.targets, batch.lengths))
+        return share * self._sum(self.losses(outputs, batch)) + (1 - share) * self._sum(self.losses(outputs, other))
+
+    def _sum(self, found: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([weight * _mean_known(found[name]) for name, weight in self.weights.items()]).sum()
 
     def terms(self, batch: Batch) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from treadle.core.errors import UserError
 from treadle.core.paths import find_path, text_digest
 from treadle.core.progress import say, task
 from treadle.core.project import Project
-from treadle.data.columns import save_column
+from treadle.data.augment import contact_sheet
+from treadle.data.columns import Column, save_column
 from treadle.data.fields.events import EventsField
 from treadle.data.record import Record, read_records
 from treadle.data.schema import Schema
@@ -31,6 +33,7 @@ VERSION = 2
 """Raise it when the same corpus and settings give another dataset."""
 
 TOKENIZER = "tokenizer.json"
+_SHEET_ROWS = 8
 
 
 def part_of(group: str, seed: int, split: Split) -> str:
@@ -154,6 +157,8 @@ def make_table(project: Project, store: Store, corpus: Artifact) -> Artifact:
                 for kind, columns in (("inputs", schema.encode_inputs(rows)), ("heads", schema.encode_targets(rows))):
                     for name, column in columns.items():
                         save_column(draft.path, part, f"{kind}.{name}", column)
+                    if kind == "inputs" and part == "train":
+                        _write_sheets(draft.path, schema, columns, seed)
                 listed = {"id": [record.id for record, _ in asked], "source": [record.source for record, _ in asked]}
                 pq.write_table(pa.table(listed), draft.path / f"{part}.records.parquet")
                 counts[part] = {"records": len(rows)}
@@ -184,6 +189,14 @@ def split_last(records: Iterable[Record], schema: Schema) -> dict[str, list[Reco
             cure = "give more data: three events of a user at least"
             raise UserError(f"no history is long enough for the {part} part", cure=cure)
     return parts
+
+
+def _write_sheets(folder: Path, schema: Schema, columns: Mapping[str, Column], seed: int) -> None:
+    """What the changes in training make of a few pictures, to be looked at."""
+    for name, change in schema.changes(seed).items():
+        if schema.inputs[name].layout.kind == "image":
+            sheet = contact_sheet(columns[name].values[:_SHEET_ROWS], change)
+            (folder / f"augmented.{name}.png").write_bytes(sheet)
 
 
 def look_over(schema: Schema, records: Sequence[Record]) -> list[str]:

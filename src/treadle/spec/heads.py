@@ -87,13 +87,6 @@ class NextItem(_Head):
     """Whether an item that the history holds may be the answer."""
 
 
-class Boxes(_Column):
-    """Objects in an image with their classes (Carion et al. 2020)."""
-
-    queries: int = Field(default=10, ge=1, le=300)
-    """Most objects in one image."""
-
-
 class Embedding(_Head):
     """A vector in which pairs that belong together are near (van den Oord et al. 2018)."""
 
@@ -118,7 +111,6 @@ class Head(OneOf):
     tags: Tags | None = None
     ctc: Transcript | None = None
     next_item: NextItem | None = None
-    boxes: Boxes | None = None
     embedding: Embedding | None = None
 
     def column(self, name: str) -> str | None:

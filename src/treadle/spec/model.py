@@ -6,14 +6,15 @@ from pydantic import Field, model_validator
 
 from treadle.spec.fields import Section
 from treadle.spec.heads import Head
-from treadle.spec.inputs import Input, Text, Tokenizer
+from treadle.spec.inputs import Image, Input, Text, Tokenizer
 from treadle.spec.trunks import Trunk
 
 # What a head needs among the inputs: its kind -> kinds of input of which there must be exactly one.
 _NEEDS = {
     "next_token": ("text",), "masked_token": ("text",), "tags": ("text",), "ctc": ("audio",), "next_item": ("events",),
-    "boxes": ("image",),
 }
+# Heads whose loss of a mixture of two records is the mixture of their losses.
+_MIXED = ("category", "labels", "binary", "number")
 # What each trunk reads.
 _READS = {
     "conv": {"image", "audio"}, "pretrained": {"text", "pair"},
@@ -67,6 +68,8 @@ class Model(Section):
             if self.trunk.pretrained and tokenizer and tokenizer.file != self.trunk.pretrained.folder:
                 message = "a pretrained encoder reads the tokens that it was trained on: leave the tokenizer out"
                 found.append((("model", "inputs", name), message))
+            if given.image:
+                found += self._picture_misfits(name, given.image)
         found += self._text_misfits()
         found += self._item_misfits()
         if trunk in ("conv", "pretrained") and len(kinds) > 1:
@@ -119,6 +122,18 @@ class Model(Section):
                 found.append((at, f"trunk {self.trunk.kind} does not look back from each event; transformer and recurrent do"))
             elif getattr(trunk, "causal", None) is False or getattr(trunk, "directions", 1) == 2:
                 found.append((at, "the trunk must look back only: else it would see the item that it predicts"))
+        return found
+
+    def _picture_misfits(self, name: str, image: Image) -> list[tuple[tuple[str, ...], str]]:
+        found: list[tuple[tuple[str, ...], str]] = []
+        at = ("model", "inputs", name, "image")
+        (high, wide), side = image.extent, image.square
+        if self.trunk.kind == "transformer" and (high % side or wide % side):
+            found.append(((*at, "patch"), f"squares of {side} do not fill a picture of {high} x {wide}"))
+        if image.augment.mixup:
+            unmixed = [f"head {head.kind}" for head in self.heads.values() if head.kind not in _MIXED]
+            unmixed += [f"input {key}" for key in self.inputs if key != name]
+            found += [((*at, "augment", "mixup"), f"{what} cannot be mixed as pictures are") for what in unmixed]
         return found
 
     @property
