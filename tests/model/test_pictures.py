@@ -54,6 +54,28 @@ def test_convolutions_are_those_of_plain_torch():
     torch.testing.assert_close(made(given)["kind"].double(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_residual_blocks_are_those_of_plain_torch(kernel: int):
+    made, given = network({"conv": {"channels": [4, 6], "residual": True, "kernel": kernel}}), batch()
+    made.train()
+    for _ in range(3):
+        made.loss(given).backward()
+    made.eval()
+    w = {name: tensor.double() for name, tensor in made.state_dict().items()}
+
+    def step(x: torch.Tensor, at: str, stride: int) -> torch.Tensor:
+        weight, norm = w[f"{at}.0.weight"], f"{at}.1"
+        x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+        return F.batch_norm(x, *(w[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")))
+
+    x = normalised(given.inputs["photo"]).permute(0, 3, 1, 2).contiguous()
+    for stage, stride in ((0, 1), (1, 2)):
+        at = f"trunk.stages.{stage}"
+        x = F.relu(step(F.relu(step(x, f"{at}.first", stride)), f"{at}.second", 1) + step(x, f"{at}.around", stride))
+    expected = F.linear(x.mean((2, 3)), w["heads.kind.linear.weight"], w["heads.kind.linear.bias"])
+    torch.testing.assert_close(made(given)["kind"].double(), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_dense_layers_see_every_pixel():
     made, given = network(TRUNKS["mlp"]), batch()
     w = made.state_dict()

@@ -26,17 +26,31 @@ class Plain(nn.Sequential):
         super().__init__(*layers, ACTIVATIONS[settings.activation]())
 
 
+class Point(nn.Conv2d):
+    """A convolution of one pixel; with ``stride`` 2, of every other one, taken beforehand: torch's own strided one ends the process
+    in its backward pass for some numbers of channels, where channels come last (torch 2.13 on a CPU)."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__(before, after, 1, bias=False)
+        self.every = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) -> (B, after, H / stride, W / stride), rounded up"""
+        return super().forward(x[:, :, :: self.every, :: self.every])
+
+
 class Residual(nn.Module):
     """Two convolutions with batch norm, around which the input is added (He et al. 2016, figure 2); ``stride`` 2 halves it."""
 
     def __init__(self, before: int, after: int, settings: Conv, stride: int) -> None:
         super().__init__()
         kernel, pad = settings.kernel, settings.kernel // 2
-        self.first = nn.Sequential(nn.Conv2d(before, after, kernel, stride, pad, bias=False), nn.BatchNorm2d(after))
+        first = Point(before, after, stride) if kernel == 1 else nn.Conv2d(before, after, kernel, stride, pad, bias=False)
+        self.first = nn.Sequential(first, nn.BatchNorm2d(after))
         self.second = nn.Sequential(nn.Conv2d(after, after, kernel, 1, pad, bias=False), nn.BatchNorm2d(after))
         self.around: nn.Module = nn.Identity()
         if stride > 1 or before != after:
-            self.around = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            self.around = nn.Sequential(Point(before, after, stride), nn.BatchNorm2d(after))
         self.activation = ACTIVATIONS[settings.activation]()
 
     def forward(self, x: Tensor) -> Tensor:
