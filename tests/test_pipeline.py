@@ -162,8 +162,9 @@ def test_feedback_that_costs_too_much_of_the_old_is_refused(tmp_path: Path):
     write_project(tmp_path)
     workshop, first = run(tmp_path, "improve.max_loss=0.01%", "improve.replay=0", "improve.learning_rate=0.1")
     teach(workshop, 40, "zzzz qqqq zzzz qqqq\n")
-    with pytest.raises(GateRefused, match="old test part"):
+    with pytest.raises(GateRefused, match="old test part") as caught:
         improve(workshop)
+    assert "lower improve.learning_rate, now 0.1, or raise improve.replay, now 0%" in caught.value.cure
     assert workshop.ledger.live()["package"] == first.artifacts["package"]
 
 
@@ -176,5 +177,7 @@ def test_a_round_that_learns_nothing_is_refused(tmp_path: Path):
             settings={}, prompt_tokens=1, answer_tokens=1, seconds=0.1, finish_reason="stop",
         )
         workshop.ledger.record_feedback(f"c{i}", "up", None)
-    with pytest.raises(GateRefused, match="held-out feedback"):
+    with pytest.raises(GateRefused, match="held-out feedback") as caught:
         improve(workshop)
+    assert "improve.budget, now 1 steps" in caught.value.cure
+    assert "learning_rate" not in caught.value.cure

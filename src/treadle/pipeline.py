@@ -22,6 +22,7 @@ from treadle.plan.estimate import Plan, make_plan
 from treadle.plan.estimate import compare as compare_plan
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
+from treadle.spec.project import ProjectSpec
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.ledger import Ledger
 from treadle.train.stage import first_round, improvement_round, train_model
@@ -147,14 +148,27 @@ def improve(workshop: Workshop) -> Outcome:
         kept = compare(cards[0], cards[1], settings.evaluate.resamples, settings.seed)
         outcome.decision = decide_improvement(*gained, *kept, settings.improve.max_loss, cards[1].counts["measure"])
         if not outcome.decision.promote:
-            cure = "the live version stays; collect more feedback, or see 'improve:' in treadle.yaml"
-            raise GateRefused(f"not promoted: {outcome.decision.reason}", cure=cure)
+            raise GateRefused(f"not promoted: {outcome.decision.reason}", cure=_improvement_cure(outcome.decision, model, settings))
         with outcome.timed("compress") as made:
             package = workshop.keep(compress_model(project, store, model, cards[1], dataset))
             made.append(package)
         outcome.package = package.counts
         outcome.version = ledger.promote(package.id, outcome.decision.reason)
     return outcome
+
+
+def _improvement_cure(decision: Decision, model: Artifact, spec: ProjectSpec) -> str:
+    """What to turn, by the condition that failed and from the value that it has now."""
+    (_, gained), (_, kept) = decision.conditions
+    found = ["the live version stays"]
+    if not gained:
+        found.append(f"collect more feedback, or learn longer from it: improve.budget, now {model.counts['steps']} steps")
+    if not kept:
+        found.append(
+            f"to forget less, lower improve.learning_rate, now {model.config['learning_rate']:.2g}, or raise improve.replay, now "
+            f"{spec.improve.replay:.0%}; to allow more, raise improve.max_loss, now {spec.improve.max_loss:.1%}"
+        )
+    return "; ".join(found)
 
 
 def live_package(workshop: Workshop) -> Artifact:

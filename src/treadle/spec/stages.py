@@ -65,7 +65,7 @@ class Improve(Section):
     replay: Annotated[Fraction, Field(lt=1)] = 0.5
     """Share of each batch that is old training data, so that old skills stay."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate; None: a fifth of the first training's."""
+    """Peak rate; None: a fortieth of the first training's."""
     min_feedback: int = Field(default=20, ge=2)
     """Fewer usable answers than this are not worth a round."""
     holdout: Fraction = 0.3

@@ -36,6 +36,9 @@ from treadle.train.loop import Batches, Horizon, Loop, mean_loss
 from treadle.train.objectives import OBJECTIVES
 
 VERSION = 1
+FEEDBACK_RATE = 1 / 40
+"""Peak rate of a round of improvement whose rate is not given, as a share of the first training's: a finished model unlearns fast
+at the rate that it once began with (docs/experiments.md)."""
 FEEDBACK_PASSES = 8
 """Times that each feedback answer is seen in a round of improvement whose budget is not given."""
 
@@ -101,8 +104,8 @@ def _records_improvement(project: Project, base: Artifact, dataset: Artifact, fe
     settings = spec.train.model_copy(update={"warmup": 0.1, "accumulate": 1, "patience": None})
     return Round(
         (base.id, dataset.id, feedback.id), load_network(base.path), Mixed(old, answers, fresh), watched, "answers", settings,
-        spec.improve.budget or Budget(steps, "steps"), spec.improve.learning_rate or resolved.learning_rate / 5, answers.records,
-        watched.records,
+        spec.improve.budget or Budget(steps, "steps"), spec.improve.learning_rate or resolved.learning_rate * FEEDBACK_RATE,
+        answers.records, watched.records,
     )
 
 
@@ -142,7 +145,7 @@ def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedb
     fresh = 1 - spec.improve.replay
     steps = max(8, math.ceil(FEEDBACK_PASSES * answers.documents / (resolved.batch * fresh)))
     budget = spec.improve.budget or Budget(steps, "steps")
-    rate = spec.improve.learning_rate or resolved.learning_rate / 5
+    rate = spec.improve.learning_rate or resolved.learning_rate * FEEDBACK_RATE
     settings = spec.train.model_copy(update={"warmup": 0.1, "accumulate": 1})
     objective = "next_token_per_row" if isinstance(model, LanguageModel) else "answers"
     return Round(
