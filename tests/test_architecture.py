@@ -26,7 +26,7 @@ LAYERS = (
     ("data", "model", "optim"),
     ("store",),
     ("prepare", "train", "evaluate", "compress", "serve", "feedback", "plan", "report"),
-    ("pipeline", "check", "scaffold", "show"),
+    ("pipeline", "tune", "check", "scaffold", "show"),
     ("cli",),
     ("__main__",),
 )

@@ -23,7 +23,7 @@ _MODULES = {
     "pipeline": "treadle.pipeline", "predict": "treadle.serve.file", "serve": "treadle.serve.server",
     "trace": "treadle.report.trace",
     "report": "treadle.report.page", "ledger": "treadle.store.ledger", "artifacts": "treadle.store.artifacts",
-    "show": "treadle.show", "plan": "treadle.plan.estimate",
+    "show": "treadle.show", "tune": "treadle.tune", "plan": "treadle.plan.estimate",
 }
 
 app = typer.Typer(
@@ -69,6 +69,8 @@ def _command(as_json: bool) -> Iterator[_Output]:
             output.give({"error": body | ({"problems": problems} if problems else {}), **error.figures})
         elif error.figures.get("scorecard"):
             print("\n".join(_use("show").outcome(error.figures)))
+        elif error.figures.get("trials"):
+            print("\n".join(_use("show").tuned(error.figures)))
         print(f"treadle: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
@@ -162,6 +164,14 @@ def run(file: File = _HERE, set: Set = None, json: Json = False) -> None:
             made.check()
         outcome = pipeline.build(workshop, made).as_dict()
         output.give(outcome, _use("show").outcome(outcome, file))
+
+
+@app.command()
+def tune(file: File = _HERE, set: Set = None, json: Json = False) -> None:
+    """Search for better settings, as 'tune:' says: trials of the train stage, judged on the validation part. Resumable."""
+    with _command(json) as output:
+        found = _use("tune").Search(_project(file, set), set or []).run().as_dict()
+        output.give(found, _use("show").tuned(found))
 
 
 @app.command()

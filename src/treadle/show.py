@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,27 @@ def outcome(found: Mapping[str, Any], file: Path | None = None) -> list[str]:
         where = f" -f {file}" if file and str(file) != "treadle.yaml" else ""
         lines += ["", f"version {found['version']} is live. Serve it:  treadle serve{where}"]
     return lines[1:] if lines and not lines[0] else lines
+
+
+def tuned(found: Mapping[str, Any]) -> list[str]:
+    """The trials of a search, what matters, and the best settings as they are written into the file."""
+    keys = list(found["trials"][0]["settings"]) if found["trials"] else []
+    rows = [("trial", found["measure"], *keys, "")]
+    for trial in found["trials"]:
+        value = "" if trial["value"] is None else f"{trial['value']:.4g}"
+        settings = (json.dumps(trial["settings"][key], ensure_ascii=False) for key in keys)
+        best = "best" if trial is found["best"] or trial == found["best"] else ""
+        rows.append((str(trial["number"]), value, *settings, best if value else f"{trial['state']}: {trial['why']}"))
+    lines = [f"{len(found['trials'])} trials, judged on the validation part:", *table(rows)]
+    if found["importance"]:
+        lines += ["", "share of the differences that each setting explains:"]
+        lines += table([(key, f"{share:.0%}") for key, share in found["importance"].items()])
+    if found["best"]:
+        wanted = {key: json.dumps(value, ensure_ascii=False) for key, value in found["best"]["settings"].items()}
+        lines += ["", "to use the best settings, write them into treadle.yaml:"]
+        lines += table([(f"{key}:", text) for key, text in wanted.items()])
+        lines += ["or try them:", "  treadle run " + " ".join(f"--set '{key}={text}'" for key, text in wanted.items())]
+    return lines
 
 
 def data(found: Mapping[str, Any]) -> list[str]:

@@ -52,6 +52,12 @@ class Project:
         """The ledger's URL with ``$NAMES`` filled in from the environment, or None for the store's own file."""
         return None if self.spec.ledger is None else filled(self.spec.ledger, "ledger")
 
+    @property
+    def trials_url(self) -> str:
+        """Where the trials of a search are kept, likewise; by default a file in the store."""
+        given = self.spec.tune.storage
+        return f"sqlite:///{self.store / 'trials.db'}" if given is None else filled(given, "tune.storage")
+
 
 def filled(text: str, key: str) -> str:
     """``text`` with its ``$NAMES`` from the environment. Raises ``UserError`` for one that the environment lacks."""

@@ -9,6 +9,7 @@ from treadle.spec.fields import Section
 from treadle.spec.model import Model
 from treadle.spec.stages import Compress, Evaluate, Improve, Plan, Serve
 from treadle.spec.train import Train
+from treadle.spec.tune import Tune
 
 
 class ProjectSpec(Section):
@@ -29,3 +30,4 @@ class ProjectSpec(Section):
     serve: Serve = Serve()
     improve: Improve = Improve()
     plan: Plan = Plan()
+    tune: Tune = Tune()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from treadle.model.text import load_text_model, save_text_model
 from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
 from treadle.store.artifacts import Artifact, Draft, Store
-from treadle.train.hooks import ProgressHook, TensorBoardHook
+from treadle.train.hooks import Hook, ProgressHook, TensorBoardHook
 from treadle.train.loop import Batches, Horizon, Loop, mean_loss
 from treadle.train.objectives import OBJECTIVES
 
@@ -154,8 +155,9 @@ def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedb
     )
 
 
-def train_model(project: Project, store: Store, dataset: Artifact, round: Round) -> Artifact:
-    """Train, or go on with an interrupted training of the same thing; the artifact is a Hugging Face folder with its history."""
+def train_model(project: Project, store: Store, dataset: Artifact, round: Round, hooks: Sequence[Hook] = ()) -> Artifact:
+    """Train, or go on with an interrupted training of the same thing; the artifact is a Hugging Face folder with its history.
+    ``hooks`` watch beside the progress line; what one raises ends the training."""
     spec, batch = project.spec, project.resolved.batch
     runtime = choose_runtime(spec.train.precision, spec.train.threads)
     config: dict[str, Any] = {
@@ -171,7 +173,7 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round)
         return cached
     say(f"training in {runtime.precision} on {runtime.threads} thread{'s' * (runtime.threads > 1)} ({runtime.reason})")
     workspace = store.workspace(making.id)
-    counts = _run(project, round, dataset, runtime, workspace)
+    counts = _run(project, round, dataset, runtime, workspace, hooks)
     with making.draft() as draft:
         _write(draft, round.model, dataset, workspace)
         draft.counts.update(counts)
@@ -179,7 +181,9 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round)
     return making.open()
 
 
-def _run(project: Project, round: Round, dataset: Artifact, runtime: Runtime, workspace: Path) -> dict[str, object]:
+def _run(
+    project: Project, round: Round, dataset: Artifact, runtime: Runtime, workspace: Path, hooks: Sequence[Hook]
+) -> dict[str, object]:
     """The loop with its hooks; gives the manifest's counts."""
     batch, settings = project.resolved.batch, round.settings
     size = batch * round.per_row
@@ -202,7 +206,7 @@ def _run(project: Project, round: Round, dataset: Artifact, runtime: Runtime, wo
     try:
         with task("training", 1.0) as progress:
             progress.done = horizon.progress(begin)
-            end = loop.run([ProgressHook(progress, flops, peak, round.unit), board])
+            end = loop.run([ProgressHook(progress, flops, peak, round.unit), board, *hooks])
     finally:
         board.close()
         loop.history.close()
