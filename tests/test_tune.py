@@ -171,7 +171,7 @@ def test_settings_that_fail_are_counted_with_the_reason(tmp_path: Path):
 
 @pytest.mark.parametrize(("old", "new", "said"), [
     ("train.learning_rate", "train.learning_rat", "learning_rate"), ("[relu, tanh]", "[relu, tan]", "tan"),
-    ("low: 0.000001", "low: -1.0", "above 0"), ("low: 2, high: 16", "low: 0, high: 16", "model.trunk.mlp.width"),
+    ("low: 0.000001", "low: -1.0", "above 0"), ("mlp.width: {low: 2,", "mlp.depth: {low: 0,", "model.trunk.mlp.depth"),
     ("low: 2, high: 16", "low: 16, high: 16", "not below"),
 ])
 def test_what_cannot_be_searched_is_said_before_any_work(tmp_path: Path, old: str, new: str, said: str):
