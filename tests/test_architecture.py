@@ -26,7 +26,7 @@ LAYERS = (
     ("data", "model", "optim"),
     ("store",),
     ("prepare", "train", "evaluate", "compress", "serve", "feedback", "plan", "report"),
-    ("pipeline", "tune", "check", "scaffold", "show"),
+    ("pipeline", "tune", "check", "scaffold", "show", "starter"),
     ("cli",),
     ("__main__",),
 )
@@ -38,7 +38,7 @@ HEAVY = {"transformers", "torchao", "ray", "opacus", "trl", "peft", "accelerate"
 PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 # These answer at once or run where torch is not wanted: help, check, schema, the counting half of plan, the store.
 TORCH_FREE = (
-    "cli", "check", "scaffold", "show", "spec.load", "core.errors", "core.machine", "core.progress", "core.project",
+    "cli", "check", "scaffold", "show", "starter", "spec.load", "core.errors", "core.machine", "core.progress", "core.project",
     "core.registry", "store.artifacts", "store.ledger", "plan.counting", "data.record", "data.schema",
 )
 

@@ -20,6 +20,7 @@ from treadle.core.errors import TreadleError
 # What each word needs, beside what stands above.
 _MODULES = {
     "check": "treadle.check", "config": "treadle.spec.load", "project": "treadle.core.project", "recipes": "treadle.scaffold",
+    "starter": "treadle.starter",
     "pipeline": "treadle.pipeline", "predict": "treadle.serve.file", "serve": "treadle.serve.server",
     "trace": "treadle.report.trace",
     "report": "treadle.report.page", "ledger": "treadle.store.ledger", "artifacts": "treadle.store.artifacts",
@@ -102,12 +103,24 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def init(
-    recipe: Annotated[str, typer.Argument(help="Which recipe to start from; 'treadle recipes' lists them.")] = "pycode",
+    recipe: Annotated[
+        str | None, typer.Argument(help="Which recipe to start from ('treadle recipes' lists them; default: pycode).")
+    ] = None,
     folder: Annotated[Path | None, typer.Argument(help="Where; default: a folder named like the recipe.")] = None,
-    json: Json = False,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Start from this table, or folder of images, recordings or texts; FOLDER stands alone then."),
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="With --from: the column with the answer.")] = None, json: Json = False,
 ) -> None:
-    """Make a project folder from a recipe."""
+    """Make a project folder from a recipe, or from data of your own."""
     with _command(json) as output:
+        if source is not None:
+            made, starter = _use("starter").start(source, Path(recipe) if recipe else None, target)
+            guesses = [{"what": what, "guess": guess, "reason": reason} for what, guess, reason in starter.guesses]
+            output.give({"folder": str(made), "from": str(source), "guesses": guesses}, _use("show").started(made, guesses))
+            return
+        recipe = recipe or "pycode"
         made, missing = _use("recipes").init(recipe, folder)
         lines = [f"made {made} from recipe {recipe}"]
         if missing:

@@ -63,6 +63,14 @@ def predicted(found: Mapping[str, Any]) -> list[str]:
     return lines + [f"  ({len(aside) - _SAMPLE_LINES} more in the column 'problem')"] * (len(aside) > _SAMPLE_LINES)
 
 
+def started(folder: Path, guesses: Sequence[Mapping[str, str]]) -> list[str]:
+    """What ``init --from`` guessed, and what to do about it."""
+    rows = [("", "guess", "reason"), *((g["what"], g["guess"], g["reason"]) for g in guesses)]
+    lines = [f"made {folder / 'treadle.yaml'} from these guesses ('-': left out):", *table(rows)]
+    lines += ["what is wrong, change there: a column's kind under model.inputs, the answer under model.heads", "next:"]
+    return [*lines, f"  cd {folder}", "  treadle check", "  treadle run"]
+
+
 def derived(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each value with its reason."""
     return table([(str(row['key']), str(row["value"]), row["reason"]) for row in rows])

@@ -19,7 +19,12 @@ _BATCH = 256  # texts encoded at once
 
 
 def parse_text(raw: Any) -> str:
-    """Text; empty where there is none. Raises ``BadValue`` for what no text can hold."""
+    """Text; empty where there is none; of a file its content, in UTF-8. Raises ``BadValue`` for what no text can hold."""
+    if isinstance(raw, Mapping) and isinstance(raw.get("bytes"), bytes):
+        try:
+            raw = raw["bytes"].decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise BadValue("encoding", f"not UTF-8: byte {error.start}") from None
     text = text_of(raw) or ""
     try:
         text.encode("utf-8")
