@@ -15,13 +15,14 @@ from treadle.core.machine import peak_memory
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.evaluate.compare import compare
+from treadle.evaluate.folds import pool_folds
 from treadle.evaluate.stage import evaluate_model
 from treadle.feedback.curate import feedback_corpus, feedback_dataset
 from treadle.feedback.promote import Decision, decide_improvement, decide_run
 from treadle.plan.estimate import Plan, make_plan
 from treadle.plan.estimate import compare as compare_plan
 from treadle.prepare.corpus import make_corpus
-from treadle.prepare.dataset import make_dataset
+from treadle.prepare.dataset import make_dataset, make_table
 from treadle.spec.project import ProjectSpec
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.ledger import Ledger
@@ -52,6 +53,8 @@ class Outcome:
 
     artifacts: dict[str, str] = field(default_factory=dict)
     scorecard: Mapping[str, Any] = field(default_factory=dict)
+    folds: Mapping[str, Any] = field(default_factory=dict)
+    """The scorecard of cross-validation, where ``evaluate.folds`` asks for it."""
     package: Mapping[str, Any] = field(default_factory=dict)
     account: Mapping[str, Any] = field(default_factory=dict)
     redacted: Mapping[str, int] = field(default_factory=dict)
@@ -83,7 +86,8 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         conditions = [{"text": text, "holds": holds} for text, holds in self.decision.conditions] if self.decision else []
         return {
-            "artifacts": self.artifacts, "scorecard": dict(self.scorecard), "package": dict(self.package),
+            "artifacts": self.artifacts, "scorecard": dict(self.scorecard), "folds": dict(self.folds),
+            "package": dict(self.package),
             "account": dict(self.account), "redacted": dict(self.redacted), "cached": self.cached,
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
             "plan": dict(self.plan), "promoted": self.decision.promote if self.decision else None, "conditions": conditions,
@@ -110,6 +114,11 @@ def build(workshop: Workshop, plan: Plan | None) -> Outcome:
             made.append(scorecard)
         outcome.scorecard = scorecard.counts
         _pass_gate(scorecard)
+        if project.spec.evaluate.folds:
+            with outcome.timed("folds"):
+                pooled = cross_validate(workshop, corpus)
+            outcome.folds = pooled.counts
+            outcome.artifacts["folds"] = pooled.id
         with outcome.timed("compress") as made:
             package = workshop.keep(compress_model(project, store, model, scorecard, dataset))
             made.append(package)
@@ -120,6 +129,18 @@ def build(workshop: Workshop, plan: Plan | None) -> Outcome:
         if outcome.decision and not outcome.decision.promote:
             raise GateRefused(f"not promoted: {outcome.decision.reason}", cure="the live version stays; change data or settings")
     return outcome
+
+
+def cross_validate(workshop: Workshop, corpus: Artifact) -> Artifact:
+    """Train a model for each of ``evaluate.folds`` on all records but that fold; the scorecard of them all."""
+    project, store = workshop.project, workshop.store
+    cards = []
+    for fold in range(project.spec.evaluate.folds or 0):
+        say(f"fold {fold + 1} of {project.spec.evaluate.folds}")
+        dataset = workshop.keep(make_table(project, store, corpus, fold))
+        model = workshop.keep(train_model(project, store, dataset, first_round(project, dataset)))
+        cards.append(workshop.keep(evaluate_model(project, store, model, dataset)))
+    return workshop.keep(pool_folds(project, store, corpus, cards))
 
 
 def improve(workshop: Workshop) -> Outcome:

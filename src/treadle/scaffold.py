@@ -4,7 +4,8 @@
     recipes/NAME/README.md       for people
     recipes/NAME/treadle.yaml    the project on the real data
     recipes/NAME/sample.yaml     the same project on the small data that lies in sample/, for machines that lack the real one
-    recipes/NAME/sample/         that data; none of the two where the real data is on every machine
+    recipes/NAME/sample/         that data; without a sample.yaml, treadle.yaml itself reads it
+    neither                      where the real data is on every machine
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ def init(recipe: str, folder: Path | None) -> tuple[Path, list[str]]:
         shutil.copy(RECIPES / recipe / ("sample.yaml" if missing else "treadle.yaml"), target / "treadle.yaml")
         if not (target / "README.md").exists():
             shutil.copy(RECIPES / recipe / "README.md", target / "README.md")
-        if missing:
-            shutil.copytree(RECIPES / recipe / "sample", target / "sample", dirs_exist_ok=True)
+        own = RECIPES / recipe / "sample"
+        if own.exists() and (missing or not (RECIPES / recipe / "sample.yaml").exists()):
+            shutil.copytree(own, target / "sample", dirs_exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {target}: {error.strerror}", cure="choose a folder that you may write to") from None
     return target, missing

@@ -10,7 +10,7 @@ from typing import Any
 from treadle.core.project import Project
 from treadle.data.account import account_lines
 from treadle.plan.show import comparison_lines, table
-from treadle.report.verdicts import standing
+from treadle.report.verdicts import fold_standing, standing
 from treadle.spec.units import format_count, format_size
 
 _SAMPLE_LINES = 8
@@ -83,6 +83,8 @@ def outcome(found: Mapping[str, Any], file: Path | None = None) -> list[str]:
         lines += ["", *data(found)]
     if found.get("scorecard"):
         lines += ["", *scorecard(found["scorecard"])]
+    if found.get("folds"):
+        lines += ["", *folds(found["folds"])]
     if found.get("package"):
         lines += ["", *package(found["package"])]
     if found.get("plan"):
@@ -141,6 +143,26 @@ def _heads(card: Mapping[str, Any]) -> list[str]:
         lines += [f"  {line}" for line in table(rows)]
         lines += [f"    {line}" for line in standing(head)]
     return lines + _gate_lines(card)
+
+
+def folds(card: Mapping[str, Any]) -> list[str]:
+    """Cross-validation: mean and spread over the folds, and the figures over all records together."""
+    size = f"{card['records']} records, each scored by a model that never saw it"
+    lines = [f"cross-validation in {len(card['folds'])} folds ({size}):"]
+    for name, head in card["heads"].items():
+        lines.append(f"  {name} ({head['kind']}): mean and standard deviation over the folds; all records together, 95% interval")
+        rows = [("", "this model", "all together", *head["baselines"])]
+        for metric, figure in head["figures"].items():
+            beside = [_spread(b[metric]) if metric in b else "" for b in head["baselines"].values()]
+            pooled = _figure(head["pooled"][metric]) if metric in head["pooled"] else ""
+            rows.append((metric, _spread(figure), pooled, *beside))
+        lines += [f"  {line}" for line in table(rows)]
+        lines += [f"    {line}" for line in fold_standing(head)]
+    return lines
+
+
+def _spread(figure: Mapping[str, float]) -> str:
+    return f"{figure['mean']:.4g} \u00b1 {figure['spread']:.2g}"
 
 
 def _gate_lines(card: Mapping[str, Any]) -> list[str]:

@@ -76,9 +76,9 @@ def _known(scores: HeadScores, drawn: Floats) -> tuple[npt.NDArray[np.bool_], Fl
 def stand(ours: HeadScores, theirs: HeadScores, target: Any, drawn: Floats) -> dict[str, Any] | None:
     """``ours`` minus ``theirs`` on the same records, in the figure that ranks this kind of head, with its paired 95% interval; None
     where a record has no figure of its own. ``verdict``: better or worse only where the interval leaves 0 out."""
-    if ours.kind not in _RANKED:
+    if ours.kind not in RANKED:
         return None
-    name, errors, finish = _RANKED[ours.kind]
+    name, errors, finish = RANKED[ours.kind]
     known, drawn = _known(ours, drawn)
     ours_off, theirs_off = (errors(s.outputs[known], s.targets[known], target) for s in (ours, theirs))
     weights = np.concatenate([np.ones((1, known.sum())), drawn])
@@ -108,7 +108,7 @@ def _answer(outputs: Outputs, target: NumberTarget) -> int:
     return target.middle if outputs.shape[1] > 1 else 0
 
 
-_RANKED: Mapping[str, tuple[str, Callable[..., Floats], Callable[[Floats], Floats]]] = {
+RANKED: Mapping[str, tuple[str, Callable[..., Floats], Callable[[Floats], Floats]]] = {
     "category": ("accuracy", _wrong_class, lambda share: 1 - share), "binary": ("accuracy", _wrong_labels, lambda share: 1 - share),
     "labels": ("accuracy", _wrong_labels, lambda share: 1 - share), "number": ("rmse", _squared, np.sqrt),
     "next_item": ("ndcg@10", missed_gain, lambda share: 1 - share),

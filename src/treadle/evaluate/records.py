@@ -16,7 +16,7 @@ from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.schema import Schema
 from treadle.data.table import Table
-from treadle.evaluate.answers import HeadScores, head_figures, score_records, stand
+from treadle.evaluate.answers import RANKED, HeadScores, head_figures, score_records, stand
 from treadle.evaluate.boosting import boosted_trees
 from treadle.evaluate.items import recommenders
 from treadle.evaluate.metrics import Figure, Floats, weights
@@ -25,7 +25,7 @@ from treadle.model.network import load_network
 from treadle.spec.stages import Evaluate
 from treadle.store.artifacts import Artifact, Store, write_json
 
-VERSION = 2
+VERSION = 3
 BASELINES = (always_the_same, boosted_trees, recommenders)
 """Each: (dataset, schema, scores) -> head -> baseline's name -> its answers to the same records, in the form of the head's own."""
 
@@ -33,7 +33,7 @@ BASELINES = (always_the_same, boosted_trees, recommenders)
 def evaluate_records(project: Project, store: Store, model: Artifact, dataset: Artifact, *, baselines: bool = True) -> Artifact:
     """Score ``model`` on the test part of ``dataset``."""
     settings, seed = project.spec.evaluate, project.spec.seed
-    config = settings.model_dump(mode="json") | {"seed": seed, "baselines": baselines}
+    config = settings.model_dump(mode="json", exclude={"folds", "time"}) | {"seed": seed, "baselines": baselines}
     making = store.making("scorecard", (model.id, dataset.id), config, VERSION, seed)
     if cached := making.cached():
         return cached
@@ -58,6 +58,9 @@ def evaluate_records(project: Project, store: Store, model: Artifact, dataset: A
     }
     with making.draft() as draft:
         write_json(draft.path / "scorecard.json", card)
+        for name, head in scores.items():
+            if head.kind in RANKED:
+                np.save(draft.path / f"outputs.{name}.npy", head.outputs, allow_pickle=False)
         _write_scores(draft.path / "documents.parquet", dataset, network.weights, scores)
         draft.counts.update(card)
     return making.open()

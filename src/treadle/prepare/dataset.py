@@ -25,6 +25,7 @@ from treadle.data.schema import Schema
 from treadle.data.shards import END_ID, PARTS, Document, write_shard
 from treadle.data.tokenizer import encode_all, make_tokenizer, open_tokenizer
 from treadle.prepare.corpus import RECORDS
+from treadle.prepare.folds import fold_parts
 from treadle.spec.data import Split
 from treadle.spec.inputs import Text
 from treadle.store.artifacts import Artifact, Store
@@ -34,6 +35,8 @@ VERSION = 2
 
 TOKENIZER = "tokenizer.json"
 _SHEET_ROWS = 8
+_CLASSES = ("category", "binary")
+"""Kinds of head by whose answers folds are made alike; the first one decides."""
 
 
 def part_of(group: str, seed: int, split: Split) -> str:
@@ -123,8 +126,9 @@ def _documents(tokenizer: Tokenizer, records: Sequence[Record], name: str) -> It
 # -- records with answers ---------------------------------------------------------------------------------------------
 
 
-def make_table(project: Project, store: Store, corpus: Artifact) -> Artifact:
-    """The dataset of records: every field fitted on the train part and encoded, a column per input and head.
+def make_table(project: Project, store: Store, corpus: Artifact, fold: int | None = None) -> Artifact:
+    """The dataset of records: every field fitted on the train part and encoded, a column per input and head. With ``fold`` its
+    parts are those of that fold of ``evaluate.folds``, whatever parts the sources give.
 
     Raises ``UserError`` where a part would be empty, or an input gives the answer away.
     """
@@ -137,14 +141,22 @@ def make_table(project: Project, store: Store, corpus: Artifact) -> Artifact:
     for name, given in model.inputs.items():
         if file := getattr(getattr(given.settings, "tokenizer", None), "file", None):  # its content counts, whatever its path
             config["inputs"][name][given.kind]["tokenizer"] = text_digest(open_tokenizer(find_path(file, project.folder)).to_str())
+    evaluate = project.spec.evaluate
+    if fold is not None:
+        config |= {"fold": fold, "folds": evaluate.folds, "time": evaluate.time}
     making = store.making("dataset", [corpus.id], config, VERSION, seed)
     if cached := making.cached():
         return cached
     schema = Schema(model)
-    read = read_records(corpus.path / RECORDS)
-    parts = split_last(read, schema) if split.by == "last" else split_records(read, seed, split)
+    read = list(read_records(corpus.path / RECORDS))
+    if fold is not None:
+        assert evaluate.folds is not None
+        answer = next((head.column(name) for name, head in model.heads.items() if head.kind in _CLASSES), None)
+        parts = fold_parts(read, evaluate.folds, fold, seed, split.validation, answer, evaluate.time)
+    else:
+        parts = split_last(read, schema) if split.by == "last" else split_records(read, seed, split)
     notes = look_over(schema, parts["train"])
-    for note in notes:
+    for note in notes if fold is None else ():
         say(f"note: {note}")
     with making.draft() as draft:
         schema.fit(parts["train"], project.folder)

@@ -17,6 +17,16 @@ def standing(head: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def fold_standing(head: Mapping[str, Any]) -> list[str]:
+    """In how many folds the model was ahead of each baseline, of a cross-validation's ``heads``."""
+    lines = []
+    for name, figures in head["baselines"].items():
+        if against := figures.get("against"):
+            count, level = len(against["folds"]), f", level in {against['level']}" if against["level"] else ""
+            lines.append(f"ahead of {name} in {against['ahead']} of {count} folds{level} ({against['figure']})")
+    return lines
+
+
 def _change(against: Mapping[str, Any]) -> str:
     """The difference with its 95% interval: shares in points of a hundred, numbers as they are."""
     if against["figure"] == "rmse":

@@ -76,7 +76,7 @@ _STARTS = {
 def derive(spec: ProjectSpec) -> Resolved:
     """Fill in what ``spec`` leaves open. Raises ``Contradiction`` where given values cannot all hold."""
     resolved, found = _language(spec) if spec.model.is_language else _general(spec)
-    found += spec.model.misfits() + _gate(spec) + _split(spec)
+    found += spec.model.misfits() + _gate(spec) + _split(spec) + _folds(spec)
     if resolved.batch % spec.train.accumulate:
         message = f"batch {resolved.batch} is not a multiple of accumulate {spec.train.accumulate}"
         found.append((("train", "batch"), message))
@@ -109,6 +109,22 @@ def _split(spec: ProjectSpec) -> Findings:
         return []
     message = "'last' splits histories: it needs the head next_item, or sources with 'history: {per: event}'"
     return [(("data", "split", "by"), message)]
+
+
+def _folds(spec: ProjectSpec) -> Findings:
+    """Cross-validation of what has no records to deal out, or by a time that no record holds."""
+    evaluate, model = spec.evaluate, spec.model
+    found: Findings = []
+    if evaluate.folds and model.predicts_text:
+        found.append((("evaluate", "folds"), "folds are made of records with answers, not of running text"))
+    if evaluate.folds and spec.data.split.by == "last":
+        found.append((("evaluate", "folds"), "histories that are split by their last events have no folds"))
+    times = [c for name, given in model.inputs.items() if given.kind in ("date", "number") for c in given.columns(name)]
+    if evaluate.time and not evaluate.folds:
+        found.append((("evaluate", "time"), "orders folds, and evaluate.folds asks for none"))
+    elif evaluate.time and evaluate.time not in times:
+        found.append((("evaluate", "time"), f"{evaluate.time!r} is the field of no input of kind date or number"))
+    return found
 
 
 def transformer_shape(

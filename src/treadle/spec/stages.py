@@ -31,6 +31,12 @@ class Evaluate(Section):
     resamples: int = Field(default=1000, ge=100)
     """Bootstrap resamples for each interval."""
     sample: Sample = Sample()
+    folds: int | None = Field(default=None, ge=2, le=100)
+    """Besides, train this many models, each on all records but a fold, those of the test part included, and score it on its fold:
+    mean and spread say how much chance is in the figures. Folds have like shares of each class, and part no group of
+    ``data.split.by``. None of these models is served. None: no cross-validation."""
+    time: str | None = None
+    """Field that orders the folds: each is a stretch of time, and its model sees only what lies before. None: folds by chance."""
 
 
 class Compress(Section):
