@@ -9,8 +9,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tiny import write_project
+from treadle.cli import app
+from treadle.store.ledger import Ledger
 
 
 def treadle(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -111,6 +114,16 @@ def test_plan_trace_report_and_improve_on_a_built_project(project: Path):
     assert "<html" in Path(path).read_text()[:200]
     assert "8 are needed" in treadle("improve", cwd=project, code=2).stderr
     assert "no earlier version" in treadle("rollback", cwd=project, code=2).stderr
+
+
+def test_rollback_says_how_to_take_it_back(tmp_path: Path):
+    ledger = Ledger(write_project(tmp_path).store)
+    for package in ("package-1", "package-2"):
+        ledger.promote(package, "better")
+    for words, live, back in ((["rollback"], 1, 2), (["rollback", "--to", "2"], 2, 1)):
+        done = CliRunner().invoke(app, [*words, "-f", str(tmp_path)])
+        assert (done.exit_code, ledger.live()["version"]) == (0, live)
+        assert f"treadle rollback --to {back} -f {tmp_path}" in done.output
 
 
 def test_keys_are_made_listed_and_revoked(project: Path):

@@ -98,7 +98,7 @@ def test_the_gate_refuses_and_says_why(built: tuple):
     assert caught.value.exit_code == 1
     assert caught.value.figures["scorecard"]["gate"][0]["passed"] is False
     workshop = Workshop.open(load_project(folder))
-    assert workshop.ledger.all_runs()[-1]["outcome"] == "GateRefused"
+    assert workshop.ledger.all_runs()[-1]["outcome"] == "refused"
     assert workshop.ledger.live()["package"] == outcome.artifacts["package"]
 
 
@@ -154,6 +154,11 @@ def test_feedback_becomes_a_better_version_and_can_be_taken_back(tmp_path: Path)
     assert workshop.ledger.live()["package"] == outcome.artifacts["package"]
     model = workshop.store.open(outcome.artifacts["model"])
     assert model.parents[:2] == (first.artifacts["model"], first.artifacts["dataset"])
+    reasons = {row["key"]: (row["value"], row["reason"]) for row in model.counts["derived"]}
+    assert reasons["learning_rate"] == ("0.02", "given")
+    assert reasons["budget"][0] == model.counts["budget"] == f"{model.counts['steps']} steps"
+    assert reasons["budget"][1].startswith("8 passes over 2")
+    assert reasons["replay"][0] == "50%"
     assert workshop.ledger.rollback("it was worse")["version"] == 1
     assert workshop.ledger.live()["package"] == first.artifacts["package"]
 

@@ -198,13 +198,16 @@ def improve(file: File = _HERE, set: Set = None, json: Json = False) -> None:
 @app.command()
 def rollback(
     file: File = _HERE, json: Json = False,
+    to: Annotated[int | None, typer.Option(help="This version, earlier or later than the live one.", min=1)] = None,
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for on the command line",
 ) -> None:
     """Make the version live again that was live before."""
     with _command(json) as output:
-        row = _ledger(_project(file, None)).rollback(reason)
-        line = f"version {row['version']} is live again ({row['package']}); a running server changes over by itself"
-        output.give({"version": row["version"], "package": row["package"]}, [line])
+        ledger = _ledger(_project(file, None))
+        left = ledger.live()
+        row = ledger.rollback(reason, to)
+        found = {"version": row["version"], "package": row["package"], "before": left["version"]}
+        output.give(found, _use("show").gone_back(found, file))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from treadle.compress.stage import compress_model
-from treadle.core.errors import GateRefused, TreadleError, UserError
+from treadle.core.errors import GateRefused, Interrupted, TreadleError, UserError
 from treadle.core.machine import peak_memory
 from treadle.core.progress import say
 from treadle.core.project import Project
@@ -252,9 +252,11 @@ def _recorded(workshop: Workshop, word: str, outcome: Outcome) -> Iterator[None]
         yield
     except TreadleError as error:
         error.figures = outcome.as_dict()
-        workshop.ledger.end_run(id, type(error).__name__, {**error.figures, "error": error.message})
+        ended = "refused" if isinstance(error, GateRefused) else "stopped" if isinstance(error, Interrupted) else "failed"
+        workshop.ledger.end_run(id, ended, {**error.figures, "error": error.message})
         raise
     except BaseException as error:
-        workshop.ledger.end_run(id, "failed", {**outcome.as_dict(), "error": repr(error)})
+        ended = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        workshop.ledger.end_run(id, ended, {**outcome.as_dict(), "error": repr(error)})
         raise
     workshop.ledger.end_run(id, "done", outcome.as_dict())

@@ -93,8 +93,8 @@ def outcome(found: Mapping[str, Any], file: Path | None = None) -> list[str]:
         lines += ["", "promoted:" if found["promoted"] else "not promoted:"]
         lines += [f"  {'yes' if row['holds'] else ' NO'}  {row['text']}" for row in found["conditions"]]
     if found.get("version"):
-        where = f" -f {file}" if file and str(file) != "treadle.yaml" else ""
-        lines += ["", f"version {found['version']} is live. Serve it:  treadle serve{where}"]
+        lines += ["", f"version {found['version']} is live; a running server changes over by itself"]
+        lines += [f"  to start one:  treadle serve{_where(file)}"]
     return lines[1:] if lines and not lines[0] else lines
 
 
@@ -117,6 +117,19 @@ def tuned(found: Mapping[str, Any]) -> list[str]:
         lines += table([(f"{key}:", text) for key, text in wanted.items()])
         lines += ["or try them:", "  treadle run " + " ".join(f"--set '{key}={text}'" for key, text in wanted.items())]
     return lines
+
+
+def gone_back(found: Mapping[str, Any], file: Path) -> list[str]:
+    """What a rollback did, and the way back from it."""
+    return [
+        f"version {found['version']} is live again ({found['package']}); a running server changes over by itself",
+        f"  to take this back:  treadle rollback --to {found['before']}{_where(file)}",
+    ]
+
+
+def _where(file: Path | None) -> str:
+    """The option that names ``file``, where that is needed."""
+    return f" -f {file}" if file and str(file) != "treadle.yaml" else ""
 
 
 def data(found: Mapping[str, Any]) -> list[str]:

@@ -41,6 +41,13 @@ def test_classes(seed: int, classes: int, count: int):
         assert found[name] == pytest.approx(of(right, said, average="macro", zero_division=0)), name
 
 
+def test_no_variance_is_no_share_of_it():
+    """Where users gave the same answer to each record, r2 cannot be said."""
+    target = number_target([1.0, 2.0, 7.0])
+    figures = head_figures(scored("number", np.ones((9, 1)), np.full(9, 5.3)), target, weights(9, 50, 0))
+    assert np.isnan(figures["r2"].value)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.integers(1, 8))
 def test_yes_or_no(seed: int, count: int, levels: int):
     """Few levels give many ties, which count half in the area under the curve."""

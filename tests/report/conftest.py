@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from records_world import records_world
 from report_world import World, empty_world, feedback_round, first_run
 
 
@@ -28,3 +29,9 @@ def improved(tmp_path: Path) -> World:
     first_run(world)
     feedback_round(world)
     return world
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> World:
+    """The same of a project of records."""
+    return records_world(tmp_path)

@@ -58,6 +58,16 @@ def test_a_better_value_stands_further_left_and_its_interval_around_it() -> None
     assert centres[0] < bound < centres[1]
 
 
+def test_the_labels_of_values_stay_within_the_drawing_and_clear_of_names() -> None:
+    rows = [Whisker("trigram", 2.0, 2.0, 2.0), Whisker("model", 4.0, 4.0, 4.0, True)]
+    drawing = whisker_chart(rows, "t", "bits", 340)
+    names = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end"(?: class="strong")?>', drawing)]
+    places = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="middle" class="value', drawing)]
+    half = len("2.000") * 7.1 / 2
+    assert max(names) < min(places) - half
+    assert max(places) + half < 340
+
+
 def test_bars_fill_the_width_in_proportion() -> None:
     drawing = stacked_bar([("a", 3, 1), ("b", 1, 2)], "t", 400, str)
     widths = [float(width) for width in re.findall(r'<rect[^>]* width="([\d.]+)"', drawing)]

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_world import World, empty_world, first_run
+from records_world import NOTE
+from report_world import World, empty_world, first_run, make, scorecard
 
 from treadle.core.errors import ArtifactError, WorkError
 from treadle.report.page import write_report
@@ -96,16 +97,19 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 def test_lineage_has_the_edges_of_the_manifests(improved: World) -> None:
     _, page = report(improved)
-    edges = {a["data-edge"] for a in page.named("path") if "data-edge" in a}
+    edges = {str(a["data-edge"]) for a in page.named("path") if "data-edge" in a}
     ids = improved.ids
     expected = {
         (ids["corpus"], ids["dataset"]), (ids["dataset"], ids["model"]), (ids["answers"], ids["feedback"]),
         (ids["model"], ids["model2"]), (ids["dataset"], ids["model2"]), (ids["feedback"], ids["model2"]),
         (ids["model2"], ids["scorecard2"]), (ids["dataset"], ids["scorecard2"]), (ids["model2"], ids["scorecard3"]),
         (ids["feedback"], ids["scorecard3"]), (ids["model2"], ids["package2"]), (ids["scorecard2"], ids["package2"]),
-        (ids["package2"], "version 2"), ("source 0", ids["corpus"]),
+        (ids["package2"], "version 2"),
     }
-    assert edges == {f"{parent} {child}" for parent, child in expected}
+    sources = {edge for edge in edges if edge.startswith("source ")}
+    assert edges - sources == {f"{parent} {child}" for parent, child in expected}
+    assert {edge.split()[-1] for edge in sources} == {ids["corpus"], ids["answers"]}
+    assert "users' feedback, consent" in page.text
 
 
 def test_curves_have_the_points_of_the_history(trained: World) -> None:
@@ -120,6 +124,55 @@ def test_nothing_made_yet_is_said_in_words(empty: World) -> None:
     assert "Nothing is made yet" in page.text
 
 
+def test_every_figure_of_a_model_of_records_is_there(records: World) -> None:
+    _, page = report(records)
+    figures = (
+        "improved by users' feedback. It passed the gate.", "rain: accuracy 0.940 95%: 0.920 to 0.960", "millimetres: rmse 1.526",
+        "mlp", "trained on 5024 records in 50 s, of them 1920 in the last of 2 rounds", "answers 20", "19 with feedback",
+        "Passed : rain.accuracy 0.940 (0.920 to 0.960), the gate asks for >= 0.6.", "Scored on 91 records",
+        "Better than always the same: accuracy +41.00 points (+33.00 to +50.00)", "3 records without a known answer",
+        "before improvement", "loss over training", "validation", "records per second", "It stopped early",
+        "400 records in = 400 kept + 0 set aside", "400 records in three parts", "64.5%", NOTE, "weather.csv", "CC0-1.0",
+        "From users: 39 pieces of feedback = 19 kept + 20 set aside", "20 superseded", "users' feedback given with consent",
+        "Weights as trained. Loss changed by +0.00%", "records/s, higher is better", "20 answers given, 19 with feedback",
+        "19 edited", "a good start for mlp", "1 thread (given)", "test: 91 records",
+    )
+    for figure in figures:
+        assert figure.lower() in page.text.lower(), figure
+    assert "What it writes" not in page.text
+    assert "tokens" not in page.text.lower()
+    assert "nan" not in page.text.lower()
+    heads = [word for word in page.words if word in ("rain", "millimetres")]
+    assert heads[-4:] == ["rain", "millimetres"] * 2  # in the order of the project's file
+
+
+def test_one_scorecard_on_one_dataset(trained: World) -> None:
+    card = scorecard(trained, "model", "dataset", 2.04) | {"gate": []}
+    make(trained, "other settings", "scorecard", [trained.ids["model"], trained.ids["dataset"]], card)
+    _, page = report(trained)
+    assert page.text.count("Scored on") == 1
+    assert "Passed" in page.text  # that which the package was made after
+
+
+def test_what_was_taken_back_is_no_feedback(improved: World) -> None:
+    improved.ledger.record_feedback(improved.answers[0], None, None)
+    _, page = report(improved)
+    assert "7 with feedback" in page.text
+    assert "8 answers given, 7 with feedback, of which the newest word counts: 4 thumbs up, 3 edited." in page.text
+
+
+def test_the_headline_is_short_and_the_reason_stands_below(improved: World) -> None:
+    source, page = report(improved)
+    state = re.search(r'class="state">([^<]*)<', source)
+    assert state
+    how = "improved by users&#x27; feedback. It passed the gate."
+    assert re.fullmatch(rf"Version 2 is live since [\d: -]+ UTC, {how}", state.group(1))
+    assert "Why: held-out feedback: bits per byte 1.9000 to 1.4000." in page.text
+    assert "532k tokens in 3 min 54 s, of them 123k in the last of 2 rounds" in page.text
+    improved.ledger.rollback("worse")
+    assert "Version 1 is live again since" in report(improved)[1].text
+
+
 def test_damaged_history_is_said(trained: World) -> None:
     (trained.store.folder(trained.ids["model"]) / "history.jsonl").write_text("{cut")
     assert "cannot be read" in report(trained)[1].text
@@ -127,7 +180,7 @@ def test_damaged_history_is_said(trained: World) -> None:
 
 def test_refused_runs_say_why(trained: World) -> None:
     run = trained.ledger.start_run("improve")
-    trained.ledger.end_run(run, "GateRefused", {"error": "not promoted: no better"})
+    trained.ledger.end_run(run, "refused", {"error": "not promoted: no better"})
     assert "not promoted: no better" in report(trained)[1].text
 
 

@@ -21,7 +21,7 @@ def nodes(node: Node) -> Iterator[Node]:
 def test_an_answer_leads_to_its_sources(trained: World) -> None:
     trained.ledger.record_answer(
         id="cmpl-77", version=1, package=trained.ids["package"], stored=True, prompt="def \x1b[31m", text="x", prompt_tokens=4,
-        settings={"temperature": 0.0}, answer_tokens=6, seconds=0.21, finish_reason="stop",
+        settings={"temperature": 0.0, "redacted": {}, "stop": []}, answer_tokens=6, seconds=0.21, finish_reason="stop",
     )
     found = trace(trained.store, trained.ledger, "cmpl-77")
     kinds = []
@@ -37,9 +37,20 @@ def test_an_answer_leads_to_its_sources(trained: World) -> None:
     for figure in ("200 steps", "3 min 00 s", "bits per byte 2.040 (1.990 to 2.090)", "gate bits per byte <= 2.5: passed"):
         assert figure in text
     assert "\x1b" not in text
+    assert "settings: temperature 0.0\n" in text
     states = {node.name: node.state for node in nodes(found.root) if node.state != "above"}
     assert {states[trained.ids[name]] for name in ("corpus", "dataset", "model", "scorecard", "package")} == {"verified"}
     assert json.loads(json.dumps(found.as_dict()))["tree"]["from"][0]["kind"] == "version"
+
+
+def test_an_answer_about_a_record_has_no_tokens(trained: World) -> None:
+    trained.ledger.record_answer(
+        id="pred-7", version=1, package=trained.ids["package"], stored=True, prompt='{"sky": "grey"}', text='{"rain": "yes"}',
+        settings={"kind": "prediction"}, prompt_tokens=0, answer_tokens=0, seconds=0.21, finish_reason="stop",
+    )
+    facts = trace(trained.store, trained.ledger, "pred-7").root.facts
+    assert facts[0].endswith("answered in 0.21 s")
+    assert facts[1:] == ("asked: '{\"sky\": \"grey\"}'", "answer: '{\"rain\": \"yes\"}'")
 
 
 @pytest.mark.parametrize("id", ["v1", "1", 1, "V1"])
@@ -65,6 +76,7 @@ def test_improved_version_has_all_its_parents_and_the_answers_behind_them(improv
     shown = [node for node in nodes(corpus) if node.kind in ("answer", "answers")]
     assert [node.name for node in shown[:-1]] == improved.answers[:5]
     assert (shown[-1].name, list(shown[-1].facts)) == ("and 3 more", improved.answers[5:])
+    assert "└─ and 3 more\n" in "\n".join([*found.lines(), ""])
     old = trace(improved.store, improved.ledger, "v1").root
     assert "not live: version 2 is" in old.facts
 

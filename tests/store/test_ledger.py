@@ -126,6 +126,23 @@ def test_rollback_goes_back_to_what_was_live_before(ledger: Ledger) -> None:
     assert [row["action"] for row in ledger.audit()] == [action for _, action in actions]
 
 
+def test_rollback_to_a_version_goes_either_way(ledger: Ledger) -> None:
+    with pytest.raises(UserError, match="never a version 1"):
+        ledger.rollback("nothing yet", to=1)
+    for number in (1, 2, 3):
+        ledger.promote(f"package-{number}", "better")
+    for number in (1, 3, 2):
+        assert ledger.rollback("", to=number)["package"] == f"package-{number}"
+        assert live(ledger) == (number, f"package-{number}", "rollback")
+    with pytest.raises(UserError, match="live already") as caught:
+        ledger.rollback("", to=2)
+    assert caught.value.cure == "versions to choose from: 1, 3"
+    with pytest.raises(UserError, match="never a version 9"):
+        ledger.rollback("", to=9)
+    assert live(ledger)[0] == 2
+    assert ledger.rollback("")["version"] == 1, "version 1 was live when 2 was promoted"
+
+
 def test_versions_stay_unique_when_many_promote_at_once(open_ledger: Open) -> None:
     ledgers = [open_ledger() for _ in range(4)]
     versions: list[int] = []

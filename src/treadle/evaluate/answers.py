@@ -167,7 +167,7 @@ def _auc(outputs: Outputs, right: npt.NDArray[np.bool_], weights: Floats) -> Flo
 
 
 def _number(outputs: Outputs, targets: Outputs, target: NumberTarget, drawn: Floats) -> dict[str, Figure]:
-    """mse, rmse and mae in the unit of the data, and r2."""
+    """mse, rmse and mae in the unit of the data, and r2, which is NaN where all right answers are the same."""
     given, right = target.numbers(outputs[:, _answer(outputs, target)]), target.numbers(targets)
     weights = np.concatenate([np.ones((1, len(right))), drawn])
     total = weights.sum(1)
@@ -176,7 +176,7 @@ def _number(outputs: Outputs, targets: Outputs, target: NumberTarget, drawn: Flo
     spread = weights @ around**2 / total - (weights @ around / total) ** 2
     values = {
         "mse": mse, "rmse": np.sqrt(mse), "mae": weights @ np.abs(given - right) / total,
-        "r2": 1 - mse / np.maximum(spread, 1e-12),
+        "r2": 1 - mse / np.where(spread > np.finfo(np.float64).eps * np.square(right).max(initial=0), spread, np.nan),
     }
     return {name: interval(value[0], value[1:]) for name, value in values.items()}
 

@@ -77,11 +77,12 @@ def line_chart(
 
 
 def whisker_chart(
-    rows: Sequence[Whisker], title: str, axis: str, width: int, bound: tuple[str, float] | None = None, digits: int = 3
+    rows: Sequence[Whisker], title: str, axis: str, width: int, bound: tuple[str, float] | None = None,
+    show: Callable[[float], str] = "{:.3f}".format,
 ) -> Html:
     """Dots with whiskers, one row each, the value written beside it; a dashed line where ``bound`` (its name, its value) lies."""
     left = max(len(row.label) for row in rows) * CHAR + 14
-    texts = [f"{row.value:.{digits}f}" for row in rows]
+    texts = [show(row.value) for row in rows]
     right = width - 14.0
     row_height, top = 34, 34.0 if bound else 14.0
     bottom = top + row_height * len(rows)
@@ -90,7 +91,7 @@ def whisker_chart(
     low, high = min(marks[0], *edges), max(marks[-1], *edges)
 
     def at(value: float) -> float:
-        return left + 8 + (value - low) / max(high - low, 1e-12) * (right - left - 16)
+        return left + 26 + (value - low) / max(high - low, 1e-12) * (right - left - 40)  # room for half of the values' labels
 
     parts = []
     for mark in marks:
@@ -104,7 +105,7 @@ def whisker_chart(
         parts.append(tag("text", bound[0], x=x, y=top - 16, text_anchor=anchor, class_="axis"))
     for index, (row, shown) in enumerate(zip(rows, texts, strict=True)):
         y, colour = top + row_height * (index + 0.62), 1 if row.strong else 6
-        tip = tag("title", f"{row.label}: {shown} (95% interval {row.low:.{digits}f} to {row.high:.{digits}f})")
+        tip = tag("title", f"{row.label}: {shown} (95% interval {show(row.low)} to {show(row.high)})")
         parts.append(tag(
             "g", tip, tag("rect", x=0, y=y - 17, width=width, height=row_height, fill="transparent"),
             tag("text", row.label, x=left - 8, y=y + 4, text_anchor="end", class_="strong" if row.strong else None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def _corpus(counts: Mapping[str, Any]) -> Iterator[str]:
             f" ({aside})" if aside else ""
         )
     if "bytes" in counts:
-        yield f"{format_size(counts['bytes'])} of text"
+        yield f"{format_size(counts['bytes'])} of content"
     if counts.get("redacted"):
         yield "redacted: " + ", ".join(f"{count} {kind}" for kind, count in counts["redacted"].items())
 
@@ -49,7 +50,9 @@ def _corpus(counts: Mapping[str, Any]) -> Iterator[str]:
 def _dataset(counts: Mapping[str, Any]) -> Iterator[str]:
     for part in PARTS:
         size = counts.get("parts", {}).get(part)
-        if size and size["documents"]:
+        if size and size.get("records"):
+            yield f"{part}: {size['records']} records"
+        elif size and size.get("documents"):
             yield f"{part}: {size['documents']} documents, {format_count(size['tokens'])} tokens, {format_size(size['bytes'])}"
     if "vocabulary" in counts:
         yield f"vocabulary {counts['vocabulary']}, {counts['bytes_per_token']:.2f} bytes per token"
@@ -58,21 +61,35 @@ def _dataset(counts: Mapping[str, Any]) -> Iterator[str]:
 def _model(counts: Mapping[str, Any]) -> Iterator[str]:
     if "parameters" in counts:
         yield f"{format_count(counts['parameters'])} parameters"
+    unit = counts.get("unit", "tokens")
     if "steps" in counts:
-        speed = f", {format_count(counts['tokens_per_second'])} tokens/s" if counts.get("tokens_per_second") else ""
+        speed = f", {format_count(counts['tokens_per_second'])} {unit}/s" if counts.get("tokens_per_second") else ""
         budget = f" (budget {counts['budget']})" if counts.get("budget") else ""
         yield (
-            f"{counts['steps']} steps, {format_count(counts['tokens'])} tokens in {format_duration(counts['seconds'])}"
+            f"{counts['steps']} steps, {format_count(counts['tokens'])} {unit} in {format_duration(counts['seconds'])}"
             f"{budget}{speed}"
         )
     if counts.get("validation_loss") is not None:
-        yield f"loss {counts['loss']:.3f}, validation {counts['validation_loss']:.3f} nats per token"
+        each = " nats per token" if unit == "tokens" else ""
+        yield f"loss {counts['loss']:.3f}, validation {counts['validation_loss']:.3f}{each}"
 
 
 def _scorecard(counts: Mapping[str, Any]) -> Iterator[str]:
+    if counts.get("kind") == "records":
+        yield f"{counts['part']} part: {counts['records']} records"
+        for name, head in counts["heads"].items():
+            yield f"{name}: " + "; ".join(
+                f"{metric} {figure(value)}" for metric, value in head["metrics"].items() if math.isfinite(value["value"])
+            )
+        yield from _gate(counts)
+        return
     yield f"{counts['part']} part: {counts['documents']} documents, {format_count(counts['tokens'])} tokens"
     metrics = {**counts["metrics"], **{f"{name} baseline": row["bits_per_byte"] for name, row in counts["baselines"].items()}}
     yield "; ".join(f"{name.replace('_', ' ')} {figure(value)}" for name, value in metrics.items())
+    yield from _gate(counts)
+
+
+def _gate(counts: Mapping[str, Any]) -> Iterator[str]:
     for row in counts["gate"]:
         yield f"gate {row['metric'].replace('_', ' ')} {row['bound']}: {'passed' if row['passed'] else 'refused'}"
 
@@ -80,8 +97,11 @@ def _scorecard(counts: Mapping[str, Any]) -> Iterator[str]:
 def _package(counts: Mapping[str, Any]) -> Iterator[str]:
     before, after = counts["original"], counts["package"]
     yield f"{counts['quantize']}: {format_size(before['bytes'])} -> {format_size(after['bytes'])}"
-    yield f"{before['tokens_per_second']:.0f} -> {after['tokens_per_second']:.0f} tokens/s"
-    yield f"bits per byte {before['bits_per_byte']:.4f} -> {after['bits_per_byte']:.4f}, drift {counts['drift']:+.2%}"
+    unit = "tokens" if "tokens_per_second" in before else "records"
+    yield f"{before[f'{unit}_per_second']:.0f} -> {after[f'{unit}_per_second']:.0f} {unit}/s"
+    measure = counts.get("measure", "bits per byte")
+    key = measure.replace(" ", "_")
+    yield f"{measure} {before[key]:.4f} -> {after[key]:.4f}, drift {counts['drift']:+.2%}"
 
 
 _KINDS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {

@@ -41,6 +41,28 @@ class Facts:
         return self.deployments[-1] if self.deployments else None
 
     @property
+    def trainings(self) -> list[Manifest]:
+        """The model, and before it those that it was improved from, the first training first."""
+        found: list[Manifest] = []
+        model = self.model
+        while model:
+            found.insert(0, model)
+            model = _parent(self.manifests, model, "model")
+        return found
+
+    @property
+    def taught(self) -> list[Manifest]:
+        """The corpora of users' answers behind the model, of each round of improvement one."""
+        datasets = [_parents(self.manifests, model, "dataset")[-1:] for model in self.trainings[1:]]
+        return [corpus for (dataset,) in datasets if (corpus := _parent(self.manifests, dataset, "corpus"))]
+
+    @property
+    def said(self) -> list[Mapping[str, Any]]:
+        """The newest feedback on each answer, but of those where all was taken back."""
+        newest = {row["answer"]: row for row in self.feedback}
+        return [row for row in newest.values() if row["rating"] is not None or row["edited"] is not None]
+
+    @property
     def comparison(self) -> Mapping[str, Any] | None:
         """Predicted beside measured, of the newest run that has both."""
         found = [run["detail"]["plan"] for run in self.runs if (run["detail"] or {}).get("plan")]
@@ -56,7 +78,10 @@ def gather(project: Project, store: Store, ledger: Ledger) -> Facts:
     model = _parent(manifests, package, "model") or _newest(manifests, "model")
     dataset = _parent(manifests, model, "dataset") or _newest(manifests, "dataset")
     corpus = _parent(manifests, dataset, "corpus") or _newest(manifests, "corpus")
-    cards = [m for m in manifests.values() if m["kind"] == "scorecard" and model and m["counts"].get("model") == model["id"]]
+    every = [m for m in manifests.values() if m["kind"] == "scorecard" and model and m["counts"].get("model") == model["id"]]
+    packed = _parent(manifests, package, "scorecard")
+    # Of several on one dataset, measured under different settings, that of the package, or else the newest.
+    cards = list({card["counts"]["dataset"]: card for card in (*every, *([packed] if packed in every else []))}.values())
     cards.sort(key=lambda card: not (dataset and card["counts"]["dataset"] == dataset["id"]))
     return Facts(
         project, manifests, corpus, dataset, model, package, cards, _earlier(manifests, model, cards), _history(store, model),
@@ -83,8 +108,13 @@ def _newest(manifests: Mapping[str, Manifest], kind: str) -> Manifest | None:
 
 def _parent(manifests: Mapping[str, Manifest], child: Manifest | None, kind: str) -> Manifest | None:
     """The first parent of ``kind``: a model's own dataset, not that of its feedback."""
+    return next(iter(_parents(manifests, child, kind)), None)
+
+
+def _parents(manifests: Mapping[str, Manifest], child: Manifest | None, kind: str) -> list[Manifest]:
+    """Those that are in the store."""
     parents = [parent for parent in (child["parents"] if child else ()) if parent.startswith(f"{kind}-")]
-    return manifests.get(parents[0]) if parents else None
+    return [manifests[parent] for parent in parents if parent in manifests]
 
 
 def _earlier(manifests: Mapping[str, Manifest], model: Manifest | None, cards: Sequence[Manifest]) -> dict[str, Manifest]:

@@ -35,8 +35,12 @@ def join(parts: Iterable[object], between: str = "") -> Html:
     return Html(text(Html(between)).join(text(part) for part in parts))
 
 
-def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, numeric: Iterable[int] = (), caption: str = "") -> Html:
-    """A table whose first column names the rows; ``numeric`` columns are aligned to the right. It scrolls where it is too wide."""
+def table(
+    head: Sequence[object], rows: Iterable[Sequence[object]], *, numeric: Iterable[int] = (), caption: str = "",
+    stacks: bool = False,
+) -> Html:
+    """A table whose first column names the rows; ``numeric`` columns are aligned to the right. Where it is too wide it scrolls, or
+    with ``stacks`` each row becomes a block, its values beneath each other after the names of their columns."""
     right = set(numeric)
 
     def cells(row: Sequence[object], kind: str) -> Html:
@@ -44,12 +48,14 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, numeric: 
         for index, value in enumerate(row):
             name = "th" if kind == "head" or index == 0 else "td"
             scope = "col" if kind == "head" else ("row" if index == 0 else None)
-            made.append(tag(name, value, class_="number" if index in right else None, scope=scope))
+            label = head[index] if stacks and kind == "body" and head[index] else None
+            made.append(tag(name, value, class_="number" if index in right else None, scope=scope, data_label=label))
         return tag("tr", *made)
 
     body = tag("tbody", *(cells(row, "body") for row in rows))
     top = tag("thead", cells(head, "head")) if any(head) else ""
-    return tag("div", tag("table", tag("caption", caption) if caption else "", top, body), class_="scroll", tabindex=0)
+    made = tag("table", tag("caption", caption) if caption else "", top, body, class_="stacks" if stacks else None)
+    return tag("div", made, class_="scroll", tabindex=0)
 
 
 def _short(value: object) -> object:

@@ -36,15 +36,32 @@ def data(facts: Facts) -> Html:
     parts.append(table(["records", "count", "share"], rows, numeric=(1, 2)))
     if facts.dataset:
         parts.append(_split(facts.dataset["counts"]))
-    sources = [[s["pattern"], s["licence"], f"{s['files']:,}", format_size(s["bytes"])] for s in counts["sources"]]
+        notes = facts.dataset["counts"].get("notes")
+        if notes:
+            parts += [tag("h3", "Notes on the data"), tag("ul", *(tag("li", note) for note in notes))]
+    parts += [_taught(corpus["counts"]) for corpus in facts.taught]
+    every = [source for corpus in (facts.corpus, *facts.taught) for source in corpus["counts"]["sources"]]
+    sources = [[s["pattern"], s["licence"], f"{s['files']:,}", format_size(s["bytes"])] for s in every]
     parts += [tag("h3", "Sources"), table(["pattern", "licence", "records", "size"], sources, numeric=(2, 3))]
     redacted = ", ".join(f"{count:,} {kind}" for kind, count in counts["redacted"].items())
     parts.append(tag("p", f"Redacted: {redacted}." if redacted else "Nothing was redacted."))
     return join(parts)
 
 
+def _taught(counts: Mapping[str, Any]) -> Html:
+    """What became of the feedback that a round of improvement learned from."""
+    account = counts["account"]
+    aside = sorted(account["set_aside"].items(), key=lambda pair: -pair[1])
+    total = sum(count for _, count in aside)
+    title = f"From users: {account['in']:,} pieces of feedback = {account['kept']:,} kept + {total:,} set aside"
+    why = ", ".join(f"{count:,} {reason}" for reason, count in aside)
+    return join([tag("h3", title), tag("p", f"Set aside: {why}." if why else "Each was used.")])
+
+
 def prediction(facts: Facts) -> Html:
     found = facts.comparison
+    if not found and facts.model:
+        return tag("p", "No run was planned and then made from start to end, so there is nothing to compare.", class_="missing")
     if not found:
         return missing("No run has ended whose plan could be compared", "treadle run")
     groups, rows = [], []
@@ -78,9 +95,9 @@ def versions(facts: Facts) -> Html:
     rows = []
     for row in facts.deployments:
         state = tag("b", "live", class_="good") if row is live else ""
-        rows.append([f"{row['version']}", row["action"], moment(row["at"]), row["reason"], tag("code", row["package"]), state])
-    parts = [table(["version", "what", "when", "reason", "package", ""], rows)]
-    said = Counter("edited" if row["edited"] is not None else str(row["rating"]) for row in _latest(facts))
+        rows.append([f"{row['version']}", row["action"], _date(row["at"]), row["reason"], tag("code", row["package"]), state])
+    parts = [table(["version", "what", "when", "reason", "package", ""], rows, stacks=True)]
+    said = Counter("edited" if row["edited"] is not None else str(row["rating"]) for row in facts.said)
     answers = facts.totals.get("answers", 0)
     if answers:
         kinds = [("up", "thumbs up"), ("edited", "edited"), ("down", "thumbs down")]
@@ -92,9 +109,9 @@ def versions(facts: Facts) -> Html:
     failed = [run for run in facts.runs if run["outcome"] not in (None, "done")]
     if failed:
         rows = [
-            [run["word"], moment(run["started"]), run["outcome"], (run["detail"] or {}).get("error", "")] for run in failed[-10:]
+            [run["word"], _date(run["started"]), run["outcome"], (run["detail"] or {}).get("error", "")] for run in failed[-10:]
         ]
-        parts += [tag("h3", "Runs that were refused or failed"), table(["word", "started", "outcome", "why"], rows)]
+        parts += [tag("h3", "Runs that were refused or failed"), table(["word", "started", "outcome", "why"], rows, stacks=True)]
     return join(parts)
 
 
@@ -114,10 +131,11 @@ def lineage(facts: Facts) -> Html:
             live = bool(facts.live and facts.live["version"] == version)
             boxes.append(Box(f"version {version}", f"version {version}", "live" if live else "served", "version", live))
             parents[f"version {version}"] = [package]
-    if facts.corpus and facts.corpus["id"] in parents:
-        for index, source in enumerate(facts.corpus["counts"]["sources"]):
-            boxes.insert(index, Box(f"source {index}", source["pattern"], source["licence"], "source"))
-            parents[facts.corpus["id"]].append(f"source {index}")
+    for corpus in [manifest for id, manifest in facts.manifests.items() if id in parents and manifest["kind"] == "corpus"]:
+        for source in corpus["counts"]["sources"]:
+            name = f"source {len(boxes)}"
+            boxes.insert(0, Box(name, source["pattern"], source["licence"], "source"))
+            parents[corpus["id"]].append(name)
     chart = both_widths(lambda width: draw_graph(boxes, parents, "What was made from what", width))
     rest = len(facts.manifests) - len(shown)
     note = f"{rest} other artifacts of the store are not part of it." if rest else ""
@@ -135,7 +153,8 @@ def settings(facts: Facts) -> Html:
             parts += [tag("h3", "Derived values"), table(["value", "is", "because"], rows)]
         runtime = counts.get("runtime")
         if runtime:
-            words = f"Trained in {runtime['precision']} on {runtime['device']}, {runtime['threads']} threads ({runtime['reason']})"
+            threads = f"{runtime['threads']} thread{'s' * (runtime['threads'] > 1)}"
+            words = f"Trained in {runtime['precision']} on {runtime['device']}, {threads} ({runtime['reason']})"
             peak = f"; matrix peak {counts['matrix_peak'] / 1e9:.0f} GFLOP/s" if counts.get("matrix_peak") else ""
             memory = f"; peak memory {format_size(counts['peak_memory'])}" if counts.get("peak_memory") else ""
             parts.append(tag("p", f"{words}{peak}{memory}."))
@@ -148,21 +167,28 @@ def settings(facts: Facts) -> Html:
 
 def _split(counts: Mapping[str, Any]) -> Html:
     sizes = {part: counts["parts"][part] for part in PARTS if part in counts["parts"]}
-    segments = [(part, float(size["tokens"]), colour) for (part, size), colour in zip(sizes.items(), (1, 3, 2), strict=False)]
-    chart = both_widths(lambda width: stacked_bar(segments, "Tokens of each part", width, format_count))
+    unit = "records" if counts.get("kind") == "records" else "tokens"
+    segments = [(part, float(size[unit]), colour) for (part, size), colour in zip(sizes.items(), (1, 3, 2), strict=False)]
+    chart = both_widths(lambda width: stacked_bar(segments, f"{unit.capitalize()} of each part", width, format_count))
+    total = sum(amount for _, amount, _ in segments)
+    names = [join([tag("i", class_=f"key b{colour}"), part]) for part, _, colour in segments]
+    if unit == "records":
+        amounts = [amount for _, amount, _ in segments]
+        rows = [[name, f"{n:,.0f}", _share(n / max(total, 1))] for name, n in zip(names, amounts, strict=True)]
+        return join([
+            tag("h3", f"{total:,.0f} records in three parts"), tag("figure", chart),
+            table(["part", "records", "share"], rows, numeric=(1, 2)),
+        ])
     rows = [
-        [join([tag("i", class_=f"key b{colour}"), part]), f"{sizes[part]['documents']:,}", format_count(tokens),
-         format_size(sizes[part]["bytes"])]
-        for part, tokens, colour in segments
+        [name, f"{size['documents']:,}", format_count(size["tokens"]), format_size(size["bytes"])]
+        for name, size in zip(names, sizes.values(), strict=True)
     ]
-    total = sum(tokens for _, tokens, _ in segments)
     words = f"{format_count(total)} tokens, {counts['bytes_per_token']:.2f} bytes each, vocabulary {counts['vocabulary']:,}"
     return join([tag("h3", words), tag("figure", chart), table(["part", "documents", "tokens", "text"], rows, numeric=(1, 2, 3))])
 
 
-def _latest(facts: Facts) -> list[Mapping[str, Any]]:
-    """The newest feedback on each answer."""
-    return list({row["answer"]: row for row in facts.feedback}.values())
+def _date(stamp: object) -> Html:
+    return tag("span", moment(stamp), class_="date")
 
 
 def _ratio(value: float | None) -> str:

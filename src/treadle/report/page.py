@@ -50,8 +50,9 @@ def render(facts: Facts) -> str:
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY), tag("title", f"{name}: report"),
         tag("style", Html(files("treadle.report").joinpath("page.css").read_text(encoding="utf-8"))),
     )
-    links = tag("nav", *(tag("a", title, href=f"#{id}") for id, title, _ in _SECTIONS), aria_label="Sections")
-    parts = [tag("section", tag("h2", title), make(facts), id=id) for id, title, make in _SECTIONS]
+    told = [row for row in _SECTIONS if row[0] != "samples" or facts.project.spec.model.predicts_text]
+    links = tag("nav", *(tag("a", title, href=f"#{id}") for id, title, _ in told), aria_label="Sections")
+    parts = [tag("section", tag("h2", title), make(facts), id=id) for id, title, make in told]
     made = f"Made {moment(datetime.now(UTC).isoformat())} by Treadle {treadle.__version__} from the manifests of the store and its "
     foot = tag("footer", made, "ledger; ", tag("code", "treadle trace"), " compares files with their hashes.")
     body = tag("body", sections.header(facts), links, tag("main", *parts), foot)

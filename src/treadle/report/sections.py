@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from treadle.report.charts import Series, Whisker, both_widths, line_chart, paired_bars, whisker_chart
-from treadle.report.facts import figure, moment
+from treadle.report import scorecards
+from treadle.report.charts import Series, both_widths, line_chart, paired_bars
+from treadle.report.facts import moment
 from treadle.report.gather import Facts, Manifest
-from treadle.report.html import Html, join, table, tag, text
+from treadle.report.html import Html, join, tag
+from treadle.report.scorecards import glance
 from treadle.spec.units import format_count, format_duration, format_size
-
-METRICS = {
-    "bits_per_byte": ("bits per byte", "surprise per byte of text; lower is better", 3),
-    "loss": ("loss", "nats per token; lower is better", 3),
-    "perplexity": ("perplexity", "as if choosing among so many tokens; lower is better", 1),
-    "accuracy": ("accuracy", "next tokens guessed right; higher is better", 3),
-}
 
 
 def missing(what: str, command: str) -> Html:
@@ -26,42 +20,62 @@ def missing(what: str, command: str) -> Html:
 
 def header(facts: Facts) -> Html:
     """Name, what is live, and the figures that one asks for first."""
-    live, model, package = facts.live, facts.model, facts.package
+    live, package = facts.live, facts.package
+    detail = None
     if live:
-        state = f"Version {live['version']} is live since {moment(live['at'])}: {live['reason']}."
+        state, detail = _state(facts, live), tag("p", f"Why: {live['reason']}.", class_="detail")
     else:
         state = "No version is live." if facts.manifests else "Nothing is made yet: 'treadle run' makes the first version."
-    tiles = []
-    if facts.scorecards:
-        bits = facts.scorecards[0]["counts"]["metrics"]["bits_per_byte"]
-        tiles.append(("bits per byte", f"{bits['value']:.3f}", f"95%: {bits['low']:.3f} to {bits['high']:.3f}"))
-    if model:
-        counts = model["counts"]
-        tiles.append(("parameters", format_count(counts["parameters"]), _shape(counts.get("shape", {}))))
-        tiles.append(("trained on", format_count(counts["tokens"]), f"tokens in {format_duration(counts['seconds'])}"))
+    tiles = glance(facts)
+    if facts.model:
+        counts = facts.model["counts"]
+        tiles.append(("parameters", format_count(counts["parameters"]), _shape(counts.get("shape"), facts)))
+        tiles.append(_trained(facts))
     if package:
         counts = package["counts"]
-        tiles.append(("package", format_size(counts["package"]["bytes"]), f"{counts['quantize']}, weights"))
-        tiles.append(("speed", f"{counts['package']['tokens_per_second']:.0f}", "tokens/s, one stream"))
+        unit, rate = _speed(counts)
+        tiles.append(("package", format_size(counts["package"]["bytes"]), _weights(counts)))
+        tiles.append(("speed", f"{rate:.0f}", f"{unit}/s, {'one stream' if unit == 'tokens' else 'in batches'}"))
     if facts.totals.get("answers"):
-        tiles.append(("answers", format_count(facts.totals["answers"]), f"{facts.totals['feedback']} with feedback"))
+        tiles.append(("answers", format_count(facts.totals["answers"]), f"{len(facts.said)} with feedback"))
     cells = [tag("div", tag("dt", name), tag("dd", tag("b", value), tag("span", note))) for name, value, note in tiles]
-    return tag("header", tag("h1", facts.project.spec.name), tag("p", state, class_="state"), tag("dl", *cells, class_="tiles"))
+    state_line = tag("p", state, class_="state")
+    return tag("header", tag("h1", facts.project.spec.name), state_line, detail or "", tag("dl", *cells, class_="tiles"))
+
+
+def _state(facts: Facts, live: Manifest) -> str:
+    again = " again" if live["action"] == "rollback" else ""
+    how = ", improved by users' feedback" if len(facts.trainings) > 1 else ""
+    gate = facts.scorecards[0]["counts"]["gate"] if facts.scorecards else []
+    verdict = "" if not gate else ". It passed the gate" if all(row["passed"] for row in gate) else ". The gate refuses it today"
+    return f"Version {live['version']} is live{again} since {moment(live['at'])}{how}{verdict}."
+
+
+def _trained(facts: Facts) -> tuple[str, str, str]:
+    """What the model and those that it was improved from were trained on, all together."""
+    every = [manifest["counts"] for manifest in facts.trainings]
+    amount, seconds = (sum(counts[key] for counts in every) for key in ("tokens", "seconds"))
+    last = f", of them {format_count(every[-1]['tokens'])} in the last of {len(every)} rounds" if len(every) > 1 else ""
+    return "trained on", format_count(amount), f"{unit_of(every[-1])} in {format_duration(seconds)}{last}"
+
+
+def unit_of(model: Manifest) -> str:
+    """What a model's training counted."""
+    return str(model.get("unit", "tokens"))
+
+
+def _speed(package: Manifest) -> tuple[str, float]:
+    """Unit and number a second."""
+    figures = package["package"]
+    return next((unit, figures[f"{unit}_per_second"]) for unit in ("tokens", "records") if f"{unit}_per_second" in figures)
+
+
+def _weights(package: Manifest) -> str:
+    return "weights as trained" if package["quantize"] == "none" else f"{package['quantize']} weights"
 
 
 def scorecard(facts: Facts) -> Html:
-    if not facts.scorecards:
-        return missing("No model has been evaluated", "treadle run")
-    parts: list[Html] = []
-    for card in facts.scorecards:
-        counts = card["counts"]
-        own = facts.dataset is not None and counts["dataset"] == facts.dataset["id"]
-        if len(facts.scorecards) > 1:
-            parts.append(tag("h3", "On the test part" if own else "On held-out feedback"))
-        earlier = facts.earlier.get(card["id"])
-        gate = _gate(counts) if own else ""
-        parts += [text(gate), _scope(counts), _comparison(counts, earlier, own), _metrics(counts)]
-    return join(parts)
+    return scorecards.scorecard(facts) if facts.scorecards else missing("No model has been evaluated", "treadle run")
 
 
 def learning(facts: Facts) -> Html:
@@ -70,6 +84,9 @@ def learning(facts: Facts) -> Html:
         return missing("No model has been trained", "treadle run")
     if not steps:
         return tag("p", "The history of this training cannot be read.", class_="missing")
+    counts = facts.model["counts"]
+    unit = unit_of(counts)
+    axis = "loss, nats per token" if unit == "tokens" else "loss"
     seen = [line for line in facts.history if "validation_loss" in line]
     loss = [(line["tokens"], line["loss"]) for line in steps]
     series = [
@@ -77,19 +94,24 @@ def learning(facts: Facts) -> Html:
         Series("validation", [(line["tokens"], line["validation_loss"]) for line in seen], 2, "dots"),
     ]
     chart = both_widths(
-        lambda width: line_chart(series, "Loss over training", "tokens", "loss, nats per token", width, 300, format_count)
+        lambda width: line_chart(series, "Loss over training", unit, axis, width, 300, format_count)
     )
     small = [
-        _small(steps, "learning_rate", "learning rate", 3), _small(steps, "gradient_norm", "gradient norm before clipping", 4),
-        _small(steps, "tokens_per_second", "tokens per second", 5),
+        _small(steps, unit, "learning_rate", "learning rate", 3),
+        _small(steps, unit, "gradient_norm", "gradient norm before clipping", 4),
+        _small(steps, unit, "tokens_per_second", f"{unit} per second", 5),
     ]
-    counts = facts.model["counts"]
     words = (
-        f"{counts['steps']} steps, {format_count(counts['tokens'])} tokens in {format_duration(counts['seconds'])}, "
-        f"{format_count(counts['tokens_per_second'])} tokens/s"
+        f"{counts['steps']} steps, {format_count(counts['tokens'])} {unit} in {format_duration(counts['seconds'])}, "
+        f"{format_count(counts['tokens_per_second'])} {unit}/s"
     )
     if counts.get("flops_share"):
-        words += f": {counts['flops_share']:.0%} of the machine's measured matrix peak"
+        share = counts["flops_share"]
+        words += f": {'under 1%' if share < 0.01 else f'{share:.0%}'} of the machine's measured matrix peak"
+    if counts.get("stopped_early"):
+        words += ". It stopped early, since the validation loss no longer fell; the weights of the lowest are kept"
+    if len(facts.trainings) > 1:
+        words = f"This is the last of {len(facts.trainings)} rounds, the one that learned from feedback. {words}"
     note = "Faint: every step. Solid: its running mean. Points: the validation part."
     return join([tag("p", words + "."), tag("figure", chart, tag("figcaption", note)), tag("div", *small, class_="row")])
 
@@ -108,6 +130,7 @@ def compression(facts: Facts) -> Html:
         return missing("No package has been made", "treadle run")
     counts = facts.package["counts"]
     before, after = counts["original"], counts["package"]
+    unit, measure = _speed(counts)[0], counts.get("measure", "bits per byte")
 
     def pair(name: str, key: str, show: Callable[[float], str]) -> tuple[str, list[tuple[str, float, str, int]]]:
         change = after[key] / before[key] - 1 if before[key] else 0.0
@@ -117,79 +140,15 @@ def compression(facts: Facts) -> Html:
 
     groups = [
         pair("size of the weights, lower is better", "bytes", format_size),
-        pair("generation in tokens/s, higher is better", "tokens_per_second", lambda rate: f"{rate:.0f}"),
-        pair("bits per byte, lower is better", "bits_per_byte", lambda bits: f"{bits:.4f}"),
+        pair(f"{unit}/s, higher is better", f"{unit}_per_second", lambda rate: f"{rate:.0f}"),
+        pair(f"{measure}, lower is better", measure.replace(" ", "_"), lambda value: f"{value:.4f}"),
     ]
     words = (
-        f"{counts['quantize']} weights. Bits per byte changed by {counts['drift']:+.2%}; "
+        f"{_weights(counts).capitalize()}. {measure.capitalize()} changed by {counts['drift']:+.2%}; "
         f"up to {counts['max_drift']:+.2%} is allowed."
     )
     chart = both_widths(lambda width: paired_bars(groups, "The package beside the trained model", width))
     return join([tag("p", words), tag("figure", chart)])
-
-
-def _gate(counts: Mapping[str, Any]) -> Html:
-    rows = []
-    for row in counts["gate"]:
-        name, digits = METRICS[row["metric"]][0], METRICS[row["metric"]][2]
-        word = tag("b", "Passed" if row["passed"] else "Refused", class_="good" if row["passed"] else "bad")
-        rows.append(tag("p", word, f": {name} {figure(row, digits)}, the gate asks for {row['bound']}.", class_="gate"))
-    return join(rows)
-
-
-def _scope(counts: Mapping[str, Any]) -> Html:
-    left = counts["left_out"]
-    size = f"Scored on {counts['documents']} documents, {format_count(counts['tokens'])} tokens, that were never trained on"
-    rest = f"; {left['documents']} more, {format_count(left['tokens'])} tokens, were left out" if left["documents"] else ""
-    return join([tag("p", f"{size}{rest}."), _verdict(counts)])
-
-
-def _verdict(counts: Mapping[str, Any]) -> Html:
-    """In words, how the model stands against each baseline: better or worse only where the intervals do not overlap."""
-    own = counts["metrics"]["bits_per_byte"]
-    found: dict[str, list[str]] = {"better than": [], "not told apart from": [], "worse than": []}
-    for name, baseline in counts["baselines"].items():
-        other = baseline["bits_per_byte"]
-        better, worse = own["high"] < other["low"], own["low"] > other["high"]
-        found["better than" if better else "worse than" if worse else "not told apart from"].append(name)
-    told = [f"{word} {' and '.join(names)}" for word, names in found.items() if names]
-    return tag("p", f"In bits per byte it is {'; '.join(told)}.") if told else Html("")
-
-
-def _comparison(counts: Mapping[str, Any], earlier: Manifest | None, gated: bool) -> Html:
-    """Bits per byte of this model, of the one that it was improved from, and of the baselines."""
-    def row(name: str, value: Mapping[str, float], strong: bool = False) -> Whisker:
-        return Whisker(name, value["value"], value["low"], value["high"], strong)
-
-    rows = [row("this model", counts["metrics"]["bits_per_byte"], True)]
-    rows += sorted((row(name, b["bits_per_byte"]) for name, b in counts["baselines"].items()), key=lambda row: row.value)
-    if earlier:
-        rows.insert(1, row("before improvement", earlier["counts"]["metrics"]["bits_per_byte"]))
-    if len(rows) < 2:
-        return Html("")
-    gate = next((g for g in counts["gate"] if gated and g["metric"] == "bits_per_byte"), None)
-    bound = (f"gate {gate['bound']}", float(str(gate["bound"]).split()[-1])) if gate else None
-    title = "Bits per byte of the model and of what it is compared with, with 95% intervals"
-    chart = both_widths(lambda width: whisker_chart(rows, title, "bits per byte, 95% interval (lower is better)", width, bound))
-    return tag("figure", chart)
-
-
-def _metrics(counts: Mapping[str, Any]) -> Html:
-    rows: list[list[object]] = []
-    for key, (name, meaning, digits) in METRICS.items():
-        value = counts["metrics"][key]
-        rows.append([_explained(name, meaning), *_cells(value, digits)])
-    for name, baseline in counts["baselines"].items():
-        rows.append([_explained(f"{name} baseline", "bits per byte"), *_cells(baseline["bits_per_byte"], 3)])
-    return table(["", "value", "95% interval"], rows, numeric=(1, 2))
-
-
-def _explained(name: str, meaning: str) -> Html:
-    return join([name, tag("small", meaning)])
-
-
-def _cells(value: Mapping[str, float], digits: int) -> list[str]:
-    return [f"{value['value']:.{digits}f}", f"{value['low']:.{digits}f} to {value['high']:.{digits}f}"]
 
 
 def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -204,12 +163,14 @@ def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return means
 
 
-def _small(steps: list[Mapping[str, float]], key: str, label: str, colour: int) -> Html:
+def _small(steps: list[Mapping[str, float]], unit: str, key: str, label: str, colour: int) -> Html:
     points = [(line["tokens"], line[key]) for line in steps if key in line]
     if not points:
         return Html("")
-    return tag("figure", line_chart([Series("", points, colour)], label, "tokens", label, 300, 170, format_count, zero=True))
+    return tag("figure", line_chart([Series("", points, colour)], label, unit, label, 300, 170, format_count, zero=True))
 
 
-def _shape(shape: Manifest) -> str:
-    return f"{shape['depth']} layers of {shape['width']}" if shape else ""
+def _shape(shape: Manifest | None, facts: Facts) -> str:
+    if not shape:
+        return facts.project.spec.model.trunk.kind
+    return f"{shape['depth']} layer{'s' * (shape['depth'] > 1)} of {shape['width']}"

@@ -101,13 +101,12 @@ class _Tracer:
         return f"give an id such as {', '.join(dict.fromkeys(examples))}" if examples else "nothing is made yet: run 'treadle run'"
 
     def answer(self, row: Mapping[str, Any]) -> Node:
-        facts = [
-            f"{moment(row['at'])}, {row['prompt_tokens']} tokens read, {row['answer_tokens']} written in "
-            f"{format_duration(row['seconds'])}, ended by {row['finish_reason']}",
-            "settings: " + ", ".join(f"{key} {value}" for key, value in sorted(row["settings"].items())),
-        ]
+        facts = [f"{moment(row['at'])}, answered in {format_duration(row['seconds'])}"]
+        if row["settings"].get("kind") != "prediction":
+            facts[0] += f": {row['prompt_tokens']} tokens read, {row['answer_tokens']} written, ended by {row['finish_reason']}"
+            facts += _settings(row["settings"])
         if row["prompt"] is not None:
-            facts += [f"prompt: {one_line(row['prompt'])}", f"answer: {one_line(row['text'] or '')}"]
+            facts += [f"asked: {one_line(row['prompt'])}", f"answer: {one_line(row['text'] or '')}"]
         else:
             facts.append("its text was not stored")
         for said in self.ledger.all_feedback():
@@ -177,6 +176,19 @@ class _Tracer:
         return [name.removeprefix("answer ") for name in sources if name.startswith("answer ")]
 
 
+def _settings(settings: Mapping[str, Any]) -> list[str]:
+    """One line for people; what is empty is left out."""
+    shown = []
+    for key, value in sorted(settings.items()):
+        if isinstance(value, dict):
+            value = " ".join(f"{count} {kind}" for kind, count in value.items())
+        elif isinstance(value, list):
+            value = " ".join(map(one_line, value))
+        if value not in ("", None):
+            shown.append(f"{key.replace('_', ' ')} {value}")
+    return [f"settings: {', '.join(shown)}"] if shown else []
+
+
 def _walk(node: Node) -> Iterator[Node]:
     yield node
     for child in node.children:
@@ -185,7 +197,7 @@ def _walk(node: Node) -> Iterator[Node]:
 
 def _lines(node: Node, first: str, rest: str) -> Iterator[str]:
     state = f"  [{'see above' if node.state == 'above' else node.state}]" if node.state else ""
-    yield f"{first}{node.kind} {node.name}{state}"
+    yield f"{first}{node.name if node.kind == 'answers' else f'{node.kind} {node.name}'}{state}"
     more = "│  " if node.children else "   "
     if node.kind != "answers":
         for fact in node.facts:

@@ -57,7 +57,7 @@ class Contradiction(ValueError):
         self.findings = findings
 
 
-class _Reasons(list[Derived]):
+class Reasons(list[Derived]):
     """What was given or chosen, and why."""
 
     def pick(self, key: str, given: T | None, value: T, reason: str) -> T:
@@ -131,7 +131,7 @@ def transformer_shape(
     trunk: Transformer, vocabulary: int, context: int, pick: Callable[[str, int | None, int, str], int] | None = None
 ) -> Shape:
     """The sizes that follow from ``trunk.depth`` where they are not given; ``pick`` hears each with its reason."""
-    pick = pick or _Reasons().pick
+    pick = pick or Reasons().pick
     width = pick("width", trunk.width, 64 * trunk.depth, f"64 x depth {trunk.depth}")
     heads = pick("heads", trunk.heads, _heads(width), "the divisor of the width nearest to one head per 64 features")
     third = max(d for d in range(1, heads + 1) if heads % d == 0 and d <= heads // 3 + 1)
@@ -147,7 +147,7 @@ def transformer_shape(
 def _language(spec: ProjectSpec) -> tuple[Resolved, Findings]:
     trunk, text, train = spec.model.trunk.transformer, spec.model.text, spec.train
     assert trunk is not None
-    reasons = _Reasons()
+    reasons = Reasons()
     shape = transformer_shape(trunk, text.tokenizer.size, text.context, reasons.pick)
     rate = round(0.006 * (256 / shape.width) ** 0.5, 6)
     rate = reasons.pick("learning_rate", train.learning_rate, rate, "0.006 at width 256, falling with its root")
@@ -165,7 +165,7 @@ def _language(spec: ProjectSpec) -> tuple[Resolved, Findings]:
 
 
 def _general(spec: ProjectSpec) -> tuple[Resolved, Findings]:
-    kind, train, reasons = spec.model.trunk.kind, spec.train, _Reasons()
+    kind, train, reasons = spec.model.trunk.kind, spec.train, Reasons()
     rate, batch, epochs = _STARTS[kind]
     found: Findings = []
     if trunk := spec.model.trunk.transformer:

@@ -103,15 +103,18 @@ class Ledger:
             self._deploy(connection, version, package, "promote", reason)
         return version
 
-    def rollback(self, reason: str) -> RowMapping:
-        """Make the version live again that was live before the present one was promoted, and so on back to the first.
+    def rollback(self, reason: str, to: int | None = None) -> RowMapping:
+        """Make the version live again that was live before the present one was promoted, and so on back to the first; or version
+        ``to``, whichever way that is.
 
-        Gives the deployment that was gone back to. Raises ``UserError`` where nothing was live before.
+        Gives the deployment that was gone back to. Raises ``UserError`` where nothing was live before, or ``to`` never was.
         """
         with self._write(deployments) as connection:
             history = list(connection.execute(sa.select(deployments).order_by(deployments.c.id)).mappings())
             promoted = {row["version"]: place for place, row in enumerate(history) if row["action"] == "promote"}
             before = promoted[history[-1]["version"]] - 1 if history else -1
+            if to is not None:
+                before = _place(promoted, history[-1]["version"] if history else None, to)
             if before < 0:
                 raise UserError("there is no earlier version to go back to", cure="'treadle report' lists what was live")
             earlier = history[before]
@@ -211,6 +214,17 @@ class Ledger:
         except sa.exc.DatabaseError as error:
             cure = "check its disk, its rights and its server; nothing was half written"
             raise WorkError(f"the ledger cannot be written: {_cause(error)}", cure=cure) from error
+
+
+def _place(promoted: Mapping[int, int], live: int | None, wanted: int) -> int:
+    """Where in the history version ``wanted`` was promoted. Raises ``UserError``."""
+    others = [str(version) for version in promoted if version != live]
+    cure = f"versions to choose from: {', '.join(others)}" if others else "there is no other version"
+    if wanted == live:
+        raise UserError(f"version {wanted} is live already", cure=cure)
+    if wanted not in promoted:
+        raise UserError(f"there was never a version {wanted}", cure=cure)
+    return promoted[wanted]
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:

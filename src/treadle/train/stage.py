@@ -29,6 +29,7 @@ from treadle.model.model import LanguageModel, make_model
 from treadle.model.network import load_network, make_network
 from treadle.model.open_weights import WEIGHTS
 from treadle.model.text import load_text_model, save_text_model
+from treadle.spec.derive import Derived, Reasons
 from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
 from treadle.store.artifacts import Artifact, Draft, Store
@@ -60,6 +61,8 @@ class Round:
     """Units in one pass over the data."""
     held_out_units: int
     """Units in one pass over the validation part."""
+    reasons: tuple[Derived, ...]
+    """What was given or chosen, and why."""
 
     @property
     def unit(self) -> str:
@@ -81,7 +84,7 @@ def first_round(project: Project, dataset: Artifact) -> Round:
         model: TextModel = make_network(spec.model, schema.layouts, spec.seed, project.folder)
         return Round(
             (dataset.id,), model, table, held_out, "answers", spec.train, resolved.budget, resolved.learning_rate, table.records,
-            held_out.records,
+            held_out.records, resolved.reasons,
         )
     name, head = _names(project)
     model = _text_model(project, dataset)
@@ -90,24 +93,36 @@ def first_round(project: Project, dataset: Artifact) -> Round:
     objective = "next_token" if isinstance(model, LanguageModel) else "answers"
     return Round(
         (dataset.id,), model, windows, watched, objective, spec.train, resolved.budget, resolved.learning_rate,
-        windows.tokens_per_epoch, watched.tokens_per_epoch,
+        windows.tokens_per_epoch, watched.tokens_per_epoch, resolved.reasons,
     )
 
 
 def _records_improvement(project: Project, base: Artifact, dataset: Artifact, feedback: Artifact) -> Round:
     """The same for records: right answers mixed with the old records, whose statistics stay as they were."""
-    spec, resolved = project.spec, project.resolved
+    spec = project.spec
     schema = Schema.load(base.path)
     answers = open_table(feedback, schema, "train", spec.seed)
     old, watched = open_table(dataset, schema, "train", spec.seed + 1), open_table(dataset, schema, "validation", spec.seed)
-    fresh = 1 - spec.improve.replay
-    steps = max(8, math.ceil(FEEDBACK_PASSES * answers.records / (resolved.batch * fresh)))
+    budget, rate, reasons = _pace(project, answers.records)
     settings = spec.train.model_copy(update={"warmup": 0.1, "accumulate": 1, "patience": None})
     return Round(
-        (base.id, dataset.id, feedback.id), load_network(base.path), Mixed(old, answers, fresh), watched, "answers", settings,
-        spec.improve.budget or Budget(steps, "steps"), spec.improve.learning_rate or resolved.learning_rate * FEEDBACK_RATE,
-        answers.records, watched.records,
+        (base.id, dataset.id, feedback.id), load_network(base.path), Mixed(old, answers, 1 - spec.improve.replay), watched,
+        "answers", settings, budget, rate, answers.records, watched.records, reasons,
     )
+
+
+def _pace(project: Project, answers: int) -> tuple[Budget, float, tuple[Derived, ...]]:
+    """Length and peak rate of a round over so many ``answers``, and the reasons for all that it uses."""
+    improve, resolved = project.spec.improve, project.resolved
+    steps = max(8, math.ceil(FEEDBACK_PASSES * answers / (resolved.batch * (1 - improve.replay))))
+    reasons = Reasons(row for row in resolved.reasons if row.key not in ("learning_rate", "budget"))
+    why = f"{FEEDBACK_RATE:g} of the first training's {resolved.learning_rate:g}: a finished model unlearns fast"
+    rate = reasons.pick("learning_rate", improve.learning_rate, resolved.learning_rate * FEEDBACK_RATE, why)
+    why = f"{FEEDBACK_PASSES} passes over {answers} answers, and their replay"
+    budget = reasons.pick("budget", improve.budget, Budget(steps, "steps"), why)
+    why = "share of each batch that is old training data, so that old skills stay"
+    reasons.append(Derived("replay", f"{improve.replay:.0%}", why))
+    return budget, rate, tuple(reasons)
 
 
 def _text_model(project: Project, dataset: Artifact) -> TextModel:
@@ -135,7 +150,7 @@ def open_table(dataset: Artifact, schema: Schema, part: str, seed: int) -> Table
 
 def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedback: Artifact) -> Round:
     """On from ``base``: each batch holds new answers and, as ``improve.replay`` says, windows of the old data."""
-    spec, resolved = project.spec, project.resolved
+    spec = project.spec
     if feedback.counts.get("kind") == "records":
         return _records_improvement(project, base, dataset, feedback)
     name, head = _names(project)
@@ -143,15 +158,12 @@ def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedb
     watched = Windows(Shard(dataset.path, "validation"), model.context, 0, name, head)
     answers = Documents(Shard(feedback.path, "train"), model.context, spec.seed, name, head)
     old = Windows(Shard(dataset.path, "train"), model.context, spec.seed + 1, name, head)
-    fresh = 1 - spec.improve.replay
-    steps = max(8, math.ceil(FEEDBACK_PASSES * answers.documents / (resolved.batch * fresh)))
-    budget = spec.improve.budget or Budget(steps, "steps")
-    rate = spec.improve.learning_rate or resolved.learning_rate * FEEDBACK_RATE
+    budget, rate, reasons = _pace(project, answers.documents)
     settings = spec.train.model_copy(update={"warmup": 0.1, "accumulate": 1})
     objective = "next_token_per_row" if isinstance(model, LanguageModel) else "answers"
     return Round(
-        (base.id, dataset.id, feedback.id), model, Mixed(old, answers, fresh), watched, objective, settings, budget, rate,
-        answers.documents * model.context, watched.tokens_per_epoch,
+        (base.id, dataset.id, feedback.id), model, Mixed(old, answers, 1 - spec.improve.replay), watched, objective, settings,
+        budget, rate, answers.documents * model.context, watched.tokens_per_epoch, reasons,
     )
 
 
@@ -218,7 +230,7 @@ def _run(
         "validation_loss": end.validation_loss, "parameters": parameter_count(round.model), "tokens_per_second": significant(speed),
         "flops_share": significant(speed * flops / peak), "matrix_peak": peak, "peak_memory": peak_memory(),
         "budget": str(round.budget), "resumed_at": resumed, "shape": shape,
-        "derived": [{"key": d.key, "value": str(d.value), "reason": d.reason} for d in project.resolved.reasons],
+        "derived": [{"key": d.key, "value": str(d.value), "reason": d.reason} for d in round.reasons],
         "runtime": {
             "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads, "reason": runtime.reason,
         },
