@@ -16,12 +16,8 @@ from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.schema import Schema
 from treadle.data.table import Table
-<<<<<<< HEAD
 from treadle.evaluate.answers import RANKED, HeadScores, head_figures, score_records, stand
-=======
-from treadle.evaluate.answers import HeadScores, head_figures, score_records, stand
 from treadle.evaluate.bag_of_words import bag_of_words
->>>>>>> 5e28c46 (Add text recipes and a bag of words to compare with)
 from treadle.evaluate.boosting import boosted_trees
 from treadle.evaluate.items import recommenders
 from treadle.evaluate.metrics import Figure, Floats, weights
@@ -30,13 +26,8 @@ from treadle.model.network import load_network
 from treadle.spec.stages import Evaluate
 from treadle.store.artifacts import Artifact, Store, write_json
 
-<<<<<<< HEAD
-VERSION = 3
-BASELINES = (always_the_same, boosted_trees, recommenders)
-=======
-VERSION = 2
+VERSION = 4
 BASELINES = (always_the_same, boosted_trees, recommenders, bag_of_words)
->>>>>>> 5e28c46 (Add text recipes and a bag of words to compare with)
 """Each: (dataset, schema, scores) -> head -> baseline's name -> its answers to the same records, in the form of the head's own."""
 
 

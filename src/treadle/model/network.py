@@ -69,13 +69,8 @@ class Network(nn.Module):
         super().__init__()
         self.spec, self.layouts, self.encoder = model, layouts, encoder
         self.inputs = nn.ModuleDict({name: _make_input(layout, model, encoder) for name, layout in layouts["inputs"].items()})
-<<<<<<< HEAD
         width = _token_width(model)
         forms: list[Any] = [module.form for module in self.inputs.values()]
-=======
-        forms: list[Any] = [module.form for module in self.inputs.values()]
-        width = _token_width(model)
->>>>>>> 5e28c46 (Add text recipes and a bag of words to compare with)
         self.trunk = _make_trunk(model, forms, encoder)
         self.heads = nn.ModuleDict({
             name: HEADS[layout.kind](layout, self.trunk.form, **({"width": width} if layout.kind in _SEQUENCES else {}))
