@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from treadle.compress.masked import package_masked
 from treadle.compress.network import package_network
 from treadle.core.errors import GateRefused
 from treadle.core.machine import cores
@@ -32,6 +33,8 @@ def compress_model(project: Project, store: Store, model: Artifact, scorecard: A
     """Package ``model`` as ``compress:`` says. Raises ``GateRefused`` where bits per byte rise by more than ``max_drift``."""
     if dataset.counts.get("kind") == "records":
         return package_network(project, store, model, scorecard, dataset)
+    if project.spec.model.masks:
+        return package_masked(project, store, model, scorecard, dataset)
     settings = project.spec.compress
     quantize = settings.quantize or "int8"
     config = settings.model_dump(mode="json") | {"quantize": quantize}

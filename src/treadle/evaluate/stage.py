@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -20,6 +19,8 @@ from treadle.data.loader import Numbers
 from treadle.data.shards import END_ID, Shard
 from treadle.data.tokenizer import UNKNOWN, UNKNOWN_ID, decode, keeps_spaces, load_tokenizer
 from treadle.evaluate.baselines import NGram, compressed_nats
+from treadle.evaluate.documents import choose_documents, shard_tokens
+from treadle.evaluate.masked import evaluate_masked
 from treadle.evaluate.metrics import Figure, Floats, Scores, bits_per_byte, figures, weights
 from treadle.evaluate.records import evaluate_records
 from treadle.model.generate import TextModel, generate
@@ -39,6 +40,8 @@ def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Art
     """
     if dataset.counts.get("kind") == "records":
         return evaluate_records(project, store, model, dataset, baselines=baselines)
+    if project.spec.model.masks:
+        return evaluate_masked(project, store, model, dataset, baselines=baselines)
     settings = project.spec.evaluate
     config = settings.model_dump(mode="json") | {"seed": project.spec.seed, "baselines": baselines}
     parents = (model.id, dataset.id)
@@ -71,20 +74,6 @@ def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Art
         pq.write_table(pa.table(table), draft.path / "documents.parquet")
         draft.counts.update(card)
     return making.open()
-
-
-def choose_documents(shard: Shard, max_tokens: int, seed: int) -> Numbers:
-    """Ascending indices of whole documents, drawn in an order that depends on the seed, up to ``max_tokens``; at least one."""
-    order = np.random.default_rng(seed).permutation(len(shard))
-    within = np.cumsum(shard_tokens(shard, order)) <= max_tokens
-    within[0] = True
-    return np.sort(order[within]).astype(np.int64)
-
-
-def shard_tokens(shard: Shard, chosen: Numbers) -> npt.NDArray[np.int64]:
-    """Tokens of each chosen document."""
-    lengths: npt.NDArray[np.int64] = np.diff(shard.starts)[chosen]
-    return lengths
 
 
 def score(model: TextModel, shard: Shard, chosen: Numbers) -> Scores:

@@ -10,7 +10,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from treadle.core.batch import IGNORE, Batch
 from treadle.model.generate import TextModel
+from treadle.model.network import Network
 
 ROWS = 16
 
@@ -60,3 +62,22 @@ def score_documents(
             correct[d] += int((hit[row] & counts[row]).sum())
         done(int(counts.sum()))
     return DocumentScores(nats, correct, np.array([int(mask.sum()) for mask in predicted], np.int64))
+
+
+@torch.inference_mode()
+def score_masked(
+    network: Network, pieces: Sequence[tuple[int, Batch]], documents: int, done: Callable[[int], None] = lambda pieces: None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Per document, over its (document, piece of one row): surprise in nats at the hidden tokens, how many were found, how many
+    there are."""
+    nats, correct, count = np.zeros(documents), np.zeros(documents), np.zeros(documents)
+    network.eval()
+    for place, batch in pieces:
+        (logits,), (wanted,) = network(batch).values(), batch.targets.values()
+        hidden = wanted[0] != IGNORE
+        scores, right = logits[0][hidden].float(), wanted[0][hidden]
+        nats[place] += float(F.cross_entropy(scores, right, reduction="none").double().sum())
+        correct[place] += int((scores.argmax(-1) == right).sum())
+        count[place] += len(right)
+        done(1)
+    return nats, correct, count

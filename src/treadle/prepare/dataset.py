@@ -20,15 +20,17 @@ from treadle.core.project import Project
 from treadle.data.augment import contact_sheet
 from treadle.data.columns import Column, save_column
 from treadle.data.fields.events import EventsField
+from treadle.data.fields.text import TextField
 from treadle.data.record import Record, read_records
 from treadle.data.schema import Schema
 from treadle.data.shards import END_ID, PARTS, Document, write_shard
-from treadle.data.tokenizer import encode_all, make_tokenizer, open_tokenizer
+from treadle.data.tokenizer import encode_all, load_tokenizer, make_tokenizer, open_tokenizer
 from treadle.prepare.corpus import RECORDS
 from treadle.prepare.folds import fold_parts
 from treadle.spec.data import Split
 from treadle.spec.inputs import Text
 from treadle.store.artifacts import Artifact, Store
+from treadle.store.start import open_start
 
 VERSION = 2
 """Raise it when the same corpus and settings give another dataset."""
@@ -144,10 +146,15 @@ def make_table(project: Project, store: Store, corpus: Artifact, fold: int | Non
     evaluate = project.spec.evaluate
     if fold is not None:
         config |= {"fold": fold, "folds": evaluate.folds, "time": evaluate.time}
+    if start := open_start(project):
+        config["start_from"] = start.content
     making = store.making("dataset", [corpus.id], config, VERSION, seed)
     if cached := making.cached():
         return cached
     schema = Schema(model)
+    for field in schema.inputs.values():
+        if start and isinstance(field, TextField):
+            field.given = load_tokenizer(start.tokenizer)
     read = list(read_records(corpus.path / RECORDS))
     if fold is not None:
         assert evaluate.folds is not None

@@ -17,7 +17,7 @@ from treadle.core.progress import say
 from treadle.data.schema import FILE as FIELDS_FILE
 from treadle.data.schema import Schema
 from treadle.data.tokenizer import load_tokenizer
-from treadle.model.network import load_network
+from treadle.model.network import Network, load_network
 from treadle.model.text import load_text_model
 from treadle.serve.engine import Answer, Engine, Piece, Settings
 from treadle.serve.monitor import Monitor
@@ -168,6 +168,9 @@ class LiveModel:
         if (artifact.path / FIELDS_FILE).exists():
             return Predictor(load_network(artifact.path), Schema.load(artifact.path), version, self._settings.queue)
         model, tokenizer = load_text_model(artifact.path), load_tokenizer(artifact.path / "tokenizer.json")
+        if isinstance(model, Network) and model.spec.masks:
+            cure = "let another project start from it: 'start_from' in its 'model:' section"
+            raise UserError("a masked language model writes no text", cure=cure)
         return Engine(model, tokenizer, version, self._settings.slots, self._settings.queue)
 
 

@@ -30,6 +30,9 @@ class Model(Section):
     inputs: dict[str, Input] = Field(default={"text": Input(text=Text())}, min_length=1)
     """Name of a record's field to what it is: text, pair, image, audio, number, category, boolean, date, set or events."""
     trunk: Trunk
+    start_from: str | None = None
+    """A project in which a masked or a recurrent language model is live, or the folder of such a model, relative to the project
+    folder: its tokenizer is used, and this model starts from its token vectors and its trunk's weights. None: fresh weights."""
     heads: dict[str, Head] = Field(default={"next": Head.model_validate("next_token")}, min_length=1)
     """Name of a record's field with the right answer, or any name where the inputs hold it, to what the model gives."""
 
@@ -71,7 +74,7 @@ class Model(Section):
             if given.image:
                 found += self._picture_misfits(name, given.image)
         found += self._text_misfits()
-        found += self._item_misfits()
+        found += self._item_misfits() + self._start_misfits()
         if trunk in ("conv", "pretrained") and len(kinds) > 1:
             found.append((("model", "inputs"), f"trunk {trunk} reads one input; mlp and transformer join several"))
         return found
@@ -134,6 +137,22 @@ class Model(Section):
             unmixed = [f"head {head.kind}" for head in self.heads.values() if head.kind not in _MIXED]
             unmixed += [f"input {key}" for key in self.inputs if key != name]
             found += [((*at, "augment", "mixup"), f"{what} cannot be mixed as pictures are") for what in unmixed]
+        return found
+
+    def _start_misfits(self) -> list[tuple[tuple[str, ...], str]]:
+        """What an earlier model cannot be the start of."""
+        if self.start_from is None:
+            return []
+        found: list[tuple[tuple[str, ...], str]] = []
+        if self.predicts_text or self.trunk.kind not in ("transformer", "recurrent"):
+            message = "is for a transformer or a recurrent net that learns from records with answers"
+            found.append((("model", "start_from"), message))
+        texts = {name: given.settings for name, given in self.inputs.items() if given.kind in ("text", "pair")}
+        if len(texts) != 1:
+            found.append((("model", "start_from"), "needs one input of kind text or pair, which takes the tokenizer over"))
+        for name, settings in texts.items():
+            if settings.tokenizer.model_fields_set:
+                found.append((("model", "inputs", name), "start_from brings its own tokenizer: leave this one out"))
         return found
 
     @property

@@ -19,20 +19,24 @@ from treadle.core.progress import say, task
 from treadle.core.project import Project
 from treadle.core.runtime import Runtime, choose_runtime, matrix_peak
 from treadle.data.loader import Examples, Mixed, Windows
+from treadle.data.masking import Masked, Masker
 from treadle.data.rows import Documents
 from treadle.data.schema import FILE as FIELDS_FILE
 from treadle.data.schema import Schema
 from treadle.data.shards import Shard
 from treadle.data.table import Table
+from treadle.data.tokenizer import load_tokenizer
 from treadle.model.generate import TextModel
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.network import load_network, make_network
 from treadle.model.open_weights import WEIGHTS
+from treadle.model.start import take_over
 from treadle.model.text import load_text_model, save_text_model
 from treadle.spec.derive import Derived, Reasons
 from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
 from treadle.store.artifacts import Artifact, Draft, Store
+from treadle.store.start import open_start
 from treadle.train.hooks import Hook, ProgressHook, TensorBoardHook
 from treadle.train.loop import Batches, Horizon, Loop, mean_loss
 from treadle.train.objectives import OBJECTIVES
@@ -81,19 +85,26 @@ def first_round(project: Project, dataset: Artifact) -> Round:
     if dataset.counts.get("kind") == "records":
         schema = Schema.load(dataset.path)
         table, held_out = (open_table(dataset, schema, part, spec.seed) for part in ("train", "validation"))
-        model: TextModel = make_network(spec.model, schema.layouts, spec.seed, project.folder)
+        model = make_network(spec.model, schema.layouts, spec.seed, project.folder)
+        if start := open_start(project):
+            count = len(take_over(model, start.folder))
+            say(f"starting from the {count} token and trunk weights of {spec.model.start_from}")
         return Round(
             (dataset.id,), model, table, held_out, "answers", spec.train, resolved.budget, resolved.learning_rate, table.records,
             held_out.records, resolved.reasons,
         )
     name, head = _names(project)
-    model = _text_model(project, dataset)
-    windows = Windows(Shard(dataset.path, "train"), model.context, spec.seed, name, head)
-    watched = Windows(Shard(dataset.path, "validation"), model.context, 0, name, head)
-    objective = "next_token" if isinstance(model, LanguageModel) else "answers"
+    text = _text_model(project, dataset)
+    windows = Windows(Shard(dataset.path, "train"), text.context, spec.seed, name, head)
+    watched = Windows(Shard(dataset.path, "validation"), text.context, 0, name, head)
+    seen: tuple[Examples, Examples] = (windows, watched)
+    if spec.model.masks:
+        tokenizer, settings = load_tokenizer(dataset.path / "tokenizer.json"), spec.model.heads[head].settings
+        seen = (Masked(windows, Masker(tokenizer, settings, spec.seed)), Masked(watched, Masker(tokenizer, settings, 0)))
+    objective = "next_token" if isinstance(text, LanguageModel) else "answers"
     return Round(
-        (dataset.id,), model, windows, watched, objective, spec.train, resolved.budget, resolved.learning_rate,
-        windows.tokens_per_epoch, watched.tokens_per_epoch, resolved.reasons,
+        (dataset.id,), text, *seen, objective, spec.train, resolved.budget, resolved.learning_rate, windows.tokens_per_epoch,
+        watched.tokens_per_epoch, resolved.reasons,
     )
 
 
@@ -262,7 +273,8 @@ def _identity(project: Project) -> dict[str, Any]:
     """All that the weights follow from but the data and the training."""
     shape, model = project.resolved.shape, project.spec.model
     if shape is None:
-        found = dict(model.model_dump(mode="json"))
+        start = open_start(project)
+        found = model.model_dump(mode="json") | {"start_from": start.content if start else None}
         if model.trunk.pretrained:  # whatever its path, its weights are what counts
             found["trunk"]["pretrained"]["folder"] = file_digest(find_path(model.trunk.pretrained.folder, project.folder) / WEIGHTS)
         return found

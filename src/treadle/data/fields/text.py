@@ -38,6 +38,8 @@ class TextField(Field):
     token holds the id 0 alone."""
 
     tokenizer: Tokenizer
+    given: Tokenizer | None = None
+    """That of an earlier model; None: as the settings say."""
     frequencies: list[int]
     """How often each token stands in the train part; empty where nothing is drawn by it."""
 
@@ -56,7 +58,9 @@ class TextField(Field):
         self._learn(values)
 
     def _learn(self, texts: Sequence[str]) -> None:
-        if not self.settings.tokenizer.file:
+        if self.given:
+            self.tokenizer = self.given
+        elif not self.settings.tokenizer.file:
             self.tokenizer = make_tokenizer(texts, self.settings.tokenizer)
         self.frequencies = []
         if self.settings.augment.back_off:
