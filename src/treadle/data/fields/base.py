@@ -86,6 +86,6 @@ def text_of(raw: Any) -> str | None:
         raise BadValue("not text", f"{len(raw)} bytes")
     if isinstance(raw, bool):
         return "true" if raw else "false"
-    if isinstance(raw, float) and raw == int(raw) and abs(raw) < 2**53:
+    if isinstance(raw, float) and abs(raw) < 2**53 and raw == int(raw):
         return str(int(raw))
     return str(raw).strip() or None

@@ -29,10 +29,10 @@ def parse_moment(raw: Any) -> float | None:
         return None
     try:
         if text.lstrip("-").replace(".", "", 1).isdecimal() and len(text.split(".")[0]) != 8:  # 20240131 is a day
-            return float(text)
+            return datetime.fromtimestamp(float(text), UTC).timestamp()  # a moment of the years 1 to 9999, or none
         moment = parser.parse(text, default=datetime(1970, 1, 1))
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):
         raise BadValue("not a date", repr(text[:80])) from None
 
 
