@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import torch
 import uvicorn
+from every_input import project_with_every_input
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from treadle.core.project import Project, load_project
 from treadle.data.shards import END_ID
@@ -28,6 +32,7 @@ from treadle.serve.server import configure, listen
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 SPEC = """
 name: tiny
 data: {sources: [{files: "*.py", licence: PSF-2.0}]}
@@ -124,6 +129,15 @@ def shared(template: tuple[Path, tuple[str, str, str]], tmp_path_factory: pytest
         yield server
 
 
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One server of a model of records with every kind of input."""
+    project, store, ledger, id = project_with_every_input(tmp_path_factory.mktemp("sky"))
+    with running(Site(project, store, ledger, (id, id, id)), (), "127.0.0.1") as server:
+        yield server
+    ledger.close()
+
+
 @contextlib.contextmanager
 def running(site: Site, overrides: tuple[str, ...], host: str) -> Iterator[Running]:
     project = load_project(site.project.folder, overrides)
@@ -155,3 +169,40 @@ def until() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        assert os.environ.get("CI") != "true", "CI must have Debian's chromium"
+        pytest.skip("needs Debian's chromium")
+    flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
+    flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """``open_page(url, width, scheme)``; whatever the console complains of, a blocked script or style too, fails the test."""
+    pages, complaints = [], []
+
+    def opened(url: str, width: int = 1280, scheme: Any = "light", wanted: str = "") -> Page:
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        page.on("console", lambda m: None if m.type in ("log", "info") or _is(wanted, m.text) else complaints.append(m.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda r: None if r.url.removeprefix("blob:").startswith(url) else complaints.append(f"asked {r.url}"))
+        page.goto(url)
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert complaints == []
+
+
+def _is(wanted: str, text: str) -> bool:
+    return bool(wanted) and wanted in text

@@ -3,57 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from treadle.serve import engine, site
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 VENDOR = Path(site.__file__).with_name("page") / "vendor"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
-        assert os.environ.get("CI") != "true", "CI must have Debian's chromium"
-        pytest.skip("needs Debian's chromium")
-    flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """``open_page(url, width, scheme)``; whatever the console complains of, a blocked script or style too, fails the test."""
-    pages, complaints = [], []
-
-    def opened(url: str, width: int = 1280, scheme: Any = "light", wanted: str = "") -> Page:
-        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        page.on("console", lambda m: None if m.type in ("log", "info") or _is(wanted, m.text) else complaints.append(m.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith(url) else complaints.append(f"asked {r.url}"))
-        page.goto(url)
-        pages.append(page)
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert complaints == []
-
-
-def _is(wanted: str, text: str) -> bool:
-    return bool(wanted) and wanted in text
 
 
 @pytest.fixture

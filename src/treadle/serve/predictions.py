@@ -62,7 +62,9 @@ def parse_rows(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
             column, _, detail = error.detail.partition(": ")
             said = f" ({detail})" if detail else ""
             message = f"column {column!r}{where}: {error.reason}{said}"
-            raise RequestError(message, status=422, field=column, cure="mend the value, or send null where it is missing") from None
+            empty = row.get(column) is None
+            cure = "send its value: it cannot be missing" if empty else "mend the value, or send null where it is missing"
+            raise RequestError(message, status=422, field=column, cure=cure) from None
     return plain
 
 

@@ -114,6 +114,9 @@ class App extends Component {
     }
   };
 
+  // Told at the top, which may be out of sight.
+  sight = (element) => element?.scrollIntoView({ block: "nearest" });
+
   render(_, { config, key, failure, busy }) {
     return html`
       <header>
@@ -122,7 +125,7 @@ class App extends Component {
         ${config && html`<span class="version">version ${config.version}</span>`}
         <span class="state" data-busy=${busy} role="status">${busy ? "writing" : config ? "ready" : ""}</span>
       </header>
-      ${failure && html`<p class="failure" role="alert">${failure}</p>`}
+      ${failure && html`<p class="failure" role="alert" ref=${this.sight}>${failure}</p>`}
       ${key && this.lock()}
       ${config?.kind === "language" && html`<main>${this.sheet()}${this.controls()}</main>`}
       ${config?.kind === "records" && html`<${Predict} config=${config} attempt=${this.attempt.bind(this)}

@@ -3,9 +3,10 @@
 const KEY = "treadle-key";
 
 export class Failure extends Error {
-  constructor(message, status) {
+  constructor(message, status, field = null) {
     super(message);
     this.status = status;
+    this.field = field; // the one at fault, if one is
   }
 }
 
@@ -26,7 +27,7 @@ async function ask(path, body, signal) {
   }
   if (response.ok) return response;
   const told = await response.json().catch(() => null);
-  throw new Failure(told?.error?.message ?? `The server answered ${response.status}.`, response.status);
+  throw new Failure(told?.error?.message ?? `The server answered ${response.status}.`, response.status, told?.error?.param);
 }
 
 export const facts = async () => (await ask("/page/config.json")).json();

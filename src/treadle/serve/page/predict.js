@@ -1,7 +1,7 @@
 // A form fitted to the model's inputs; its answers, and what is thought of them.
 
 import { Component } from "./vendor/preact.module.js";
-import { feedback, predict } from "./client.js";
+import { Failure, feedback, predict } from "./client.js";
 import { DOWN, UP, WHY, html } from "./parts.js";
 
 const ACCEPTS = { image: "image/*", audio: "audio/*" };
@@ -26,9 +26,10 @@ function wav(samples, rate) {
   return new Blob([bytes], { type: "audio/wav" });
 }
 
+const NONE = { answer: null, rating: null, edited: null, draft: null, thanks: "", note: "", fault: null };
+
 export class Predict extends Component {
-  state = { values: {}, files: {}, keep: false, busy: false, recording: null, answer: null, rating: null, edited: null, draft: null,
-    thanks: "", note: "" };
+  state = { values: {}, files: {}, keep: false, busy: false, recording: null, ...NONE };
 
   componentWillUnmount() {
     Object.values(this.state.files).forEach(({ url }) => URL.revokeObjectURL(url));
@@ -38,16 +39,26 @@ export class Predict extends Component {
     event.preventDefault();
     if (this.state.busy) return;
     const { config, attempt, onVersion } = this.props;
-    this.setState({ busy: true, answer: null, rating: null, edited: null, draft: null, thanks: "", note: "" });
+    this.setState({ busy: true, ...NONE });
     await attempt(async () => {
       const inputs = {};
       for (const { column, kind } of config.inputs) inputs[column] = await this.read(column, kind);
-      const told = await predict({ inputs, store: this.state.keep });
-      onVersion(told.version);
-      this.setState({ answer: { ...told.predictions[0], stored: told.stored } });
+      try {
+        const told = await predict({ inputs, store: this.state.keep });
+        onVersion(told.version);
+        this.setState({ answer: { ...told.predictions[0], stored: told.stored } });
+      } catch (error) {
+        if (!(error instanceof Failure && error.field in inputs)) throw error;
+        this.blame(error.field, error.message);
+      }
     });
     this.setState({ busy: false });
   };
+
+  // Says beneath the field what is wrong with it.
+  blame(column, message) {
+    this.setState({ fault: { column, message } }, () => document.getElementById(`in-${column}`).focus());
+  }
 
   async read(column, kind) {
     const file = this.state.files[column];
@@ -56,12 +67,13 @@ export class Predict extends Component {
     return value.trim() === "" ? null : value;
   }
 
-  set = (column) => (event) => this.setState(({ values }) => ({ values: { ...values, [column]: event.target.value } }));
+  // An answer is about the record as it was asked: it goes when the record changes.
+  set = (column) => (event) => this.setState(({ values }) => ({ values: { ...values, [column]: event.target.value }, ...NONE }));
 
   choose(column, blob, name) {
     const old = this.state.files[column];
     if (old) URL.revokeObjectURL(old.url);
-    this.setState(({ files }) => ({ files: { ...files, [column]: { blob, name, url: URL.createObjectURL(blob) } } }));
+    this.setState(({ files }) => ({ files: { ...files, [column]: { blob, name, url: URL.createObjectURL(blob) } }, ...NONE }));
   }
 
   // One press begins to record, the next one ends it.
@@ -74,7 +86,7 @@ export class Predict extends Component {
     try {
       stream = await navigator.mediaDevices.getUserMedia({ audio: true });
     } catch {
-      this.setState({ note: "The microphone cannot be used: allow it for this page, or choose a file." });
+      this.blame(column, "The microphone cannot be used: allow it for this page, or choose a file.");
       return;
     }
     const recorder = new MediaRecorder(stream), parts = [];
@@ -88,7 +100,7 @@ export class Predict extends Component {
       this.setState({ recording: null });
     };
     recorder.start();
-    this.setState({ recording: recorder, note: "" });
+    this.setState({ recording: recorder, ...NONE });
   };
 
   async say(said, thanks) {
@@ -120,7 +132,7 @@ export class Predict extends Component {
     return html`<main class="ask">
       <form class="sheet form" onSubmit=${this.ask}>
         <div class="fields">${config.inputs.map((input) => this.field(input))}</div>
-        <div class="bar"><button class="primary" disabled=${busy}>${busy ? "Working…" : "Ask"}</button>${this.consent()}</div>
+        <div class="bar"><button class="primary" aria-disabled=${busy}>${busy ? "Working…" : "Ask"}</button>${this.consent()}</div>
       </form>
       <section class="sheet answers" aria-live="polite" aria-busy=${busy}>
         ${answer ? this.answers() : html`<p class="empty">${busy ? "" : "The answer will stand here."}</p>`}
@@ -138,7 +150,8 @@ export class Predict extends Component {
 
   field({ column, kind, choices }) {
     const id = `in-${column}`, value = this.state.values[column] ?? "", onInput = this.set(column);
-    return html`<div class="input" key=${column}>
+    const fault = this.state.fault?.column === column ? this.state.fault.message : "";
+    return html`<div class="input" key=${column} data-fault=${fault ? "" : null}>
       <label for=${id}>${column}</label>
       ${kind in ACCEPTS ? this.file(id, column, kind)
         : kind === "text" || kind === "pair" ? html`<textarea id=${id} rows="3" value=${value} onInput=${onInput}></textarea>`
@@ -147,6 +160,7 @@ export class Predict extends Component {
         : html`<input id=${id} type=${kind === "number" ? "number" : kind === "date" ? "date" : "text"} step="any" value=${value}
             list=${choices.length ? `${id}-list` : null} onInput=${onInput} placeholder="missing" autocomplete="off" />
             ${choices.length ? html`<datalist id=${`${id}-list`}>${choices.map((c) => html`<option value=${c} />`)}</datalist>` : ""}`}
+      ${fault && html`<small class="fault" role="alert">${fault}</small>`}
     </div>`;
   }
 
@@ -186,7 +200,7 @@ export class Predict extends Component {
   head(name, { answer, probabilities, quantiles }) {
     const shown = Array.isArray(answer) ? answer.map((part) => (typeof part === "object" ? JSON.stringify(part) : part)).join(", ") || "none"
       : typeof answer === "number" ? Number(answer.toPrecision(6)).toLocaleString() : String(answer);
-    const range = quantiles && Object.entries(quantiles).map(([share, value]) => `${100 * share}%: ${Number(value.toPrecision(4))}`).join(", ");
+    const range = quantiles && Object.entries(quantiles).map(([share, value]) => `${Number((100 * share).toPrecision(4))}%: ${Number(value.toPrecision(4))}`).join(", ");
     return html`<div class="head">
       <h2>${name}</h2>
       <output class="given">${shown}</output>
