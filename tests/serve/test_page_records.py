@@ -14,15 +14,15 @@ from every_input import PLACES, png, wave
 from playwright.sync_api import Page, expect
 
 Open = Callable[..., Page]
-PHOTO = {"name": "cloud.png", "mimeType": "image/png", "buffer": png(90)}
-SOUND = {"name": "wind.wav", "mimeType": "audio/wav", "buffer": wave(440)}
+PHOTO: Any = {"name": "cloud.png", "mimeType": "image/png", "buffer": png(90)}
+SOUND: Any = {"name": "wind.wav", "mimeType": "audio/wav", "buffer": wave(440)}
 HEADS = ["rain", "millimetres", "cloud"]
 
 
 def fill(page: Page, **values: str) -> None:
     """The two files, without which this model cannot answer, and ``values``."""
-    page.get_by_label("photo", exact=True).set_input_files(PHOTO)  # type: ignore[arg-type]
-    page.get_by_label("sound", exact=True).set_input_files(SOUND)  # type: ignore[arg-type]
+    page.get_by_label("photo", exact=True).set_input_files(PHOTO)
+    page.get_by_label("sound", exact=True).set_input_files(SOUND)
     for column, value in values.items():
         field = page.get_by_label(column, exact=True)
         if field.evaluate("field => field.tagName") == "SELECT":
@@ -117,7 +117,7 @@ def test_what_is_wrong_stands_beneath_its_field(sky: Any, open_page: Open, tmp_p
 
 def test_the_microphone_gives_a_recording(sky: Any, open_page: Open) -> None:
     page = open_page(sky.url)
-    page.get_by_label("photo", exact=True).set_input_files(PHOTO)  # type: ignore[arg-type]
+    page.get_by_label("photo", exact=True).set_input_files(PHOTO)
     page.get_by_role("button", name="Record").click()
     expect(page.get_by_role("button", name="Stop recording")).to_be_visible()
     page.wait_for_timeout(1500)  # as long as the recording is to be
