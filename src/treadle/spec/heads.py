@@ -87,15 +87,6 @@ class NextItem(_Head):
     """Whether an item that the history holds may be the answer."""
 
 
-class Embedding(_Head):
-    """A vector in which pairs that belong together are near (van den Oord et al. 2018)."""
-
-    width: int = Field(default=64, ge=2)
-    """Length of the vector."""
-    temperature: float = Field(default=0.05, gt=0)
-    """Of the softmax over the other pairs of the batch."""
-
-
 class Head(OneOf):
     """One head: its kind, or its kind with settings."""
 
@@ -111,7 +102,6 @@ class Head(OneOf):
     tags: Tags | None = None
     ctc: Transcript | None = None
     next_item: NextItem | None = None
-    embedding: Embedding | None = None
 
     def column(self, name: str) -> str | None:
         """Field of the record with the right answer of this head, called ``name``; None where the inputs hold it."""
