@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -16,6 +17,7 @@ from treadle.data.columns import load_column
 from treadle.data.record import Record
 from treadle.data.schema import Schema
 from treadle.data.targets.items import NextItemTarget
+from treadle.feedback.records import as_record
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset, split_last
 from treadle.spec.model import Model
@@ -105,6 +107,15 @@ def test_records_of_events_fall_into_the_part_of_their_event(tmp_path):
     lengths = load_column(dataset.path, "test", "inputs.past").lengths()
     assert lengths is not None
     assert lengths.tolist() == [5] * 12
+
+
+@pytest.mark.parametrize("past", [["a", "b"], [{"item": "a", "time": 1}, {"item": "b", "time": 5}], []])
+def test_a_users_answer_becomes_what_followed_his_history(past):
+    schema = Schema(model())
+    record = as_record({"prompt": json.dumps({"past": past}), "answer": 1}, json.dumps({"next": "c"}), schema, "CC0-1.0")
+    assert [event["item"] for event in record.fields["past"]] == [*("a", "b")[: len(past)], "c"]
+    rows = schema.rows(record.fields, training=False)
+    assert [row["next"] for row in rows] == ([["c"]] if past else [])
 
 
 def test_a_part_that_stays_empty_is_said():

@@ -25,8 +25,10 @@ def as_record(row: Mapping[str, Any], answer: str, schema: Schema, licence: str)
         right = json.loads(answer)
     except ValueError as error:
         raise BadValue("unreadable", str(error)) from None
-    columns = {name: target.columns[0] for name, target in schema.targets.items()}
-    plain = schema.parse(given | {columns[name]: value for name, value in right.items() if name in columns})
+    for name, value in right.items():
+        if name in schema.targets:
+            given = given | schema.targets[name].answered(given, value)
+    plain = schema.parse(given)
     for column in sorted(schema.answers):
         if plain.get(column) is None:
             raise BadValue("no answer", column)
@@ -39,10 +41,11 @@ def write_parts(draft: Draft, base: Artifact, parts: Mapping[str, Sequence[Recor
     schema = Schema.load(base.path)
     shutil.copy(base.path / FIELDS_FILE, draft.path)
     for part, records in parts.items():
-        rows = [record.fields for record in records]
+        asked = [(record, row) for record in records for row in schema.rows(record.fields, training=False)]
+        rows = [row for _, row in asked]
         for kind, columns in (("inputs", schema.encode_inputs(rows)), ("heads", schema.encode_targets(rows))):
             for name, column in columns.items():
                 save_column(draft.path, part, f"{kind}.{name}", column)
-        listed = {"id": [record.id for record in records], "source": [record.source for record in records]}
+        listed = {"id": [record.id for record, _ in asked], "source": [record.source for record, _ in asked]}
         pq.write_table(pa.table(listed), draft.path / f"{part}.records.parquet")
     return {"kind": "records", "parts": {part: {"records": len(records)} for part, records in parts.items()}, "notes": []}

@@ -13,6 +13,7 @@ from typing import Any
 
 from treadle.core.errors import RequestError
 from treadle.data.fields.base import BadValue
+from treadle.data.fields.events import EventsField
 from treadle.data.fields.text import TextField
 from treadle.data.schema import Schema
 from treadle.data.steps.redact import redact
@@ -36,6 +37,8 @@ def described(worker: Engine | Predictor) -> dict[str, Any]:
 
 def _choices(field: Any) -> list[str]:
     """The names that a field knows, if it knows any."""
+    if isinstance(field, EventsField):
+        return []  # it knows the items of a list, not what the list may be
     vocabulary = getattr(field, "vocabulary", None)
     names = getattr(field, "classes", None) or getattr(field, "names", None) or getattr(field, "labels", None)
     return list(names or (vocabulary.names if vocabulary is not None and hasattr(vocabulary, "names") else ()))[:200]

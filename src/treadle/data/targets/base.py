@@ -17,6 +17,10 @@ class Target(Field):
         """What the model is asked of a record, to train on or to be measured by: most often the record as it is."""
         return [fields]
 
+    def answered(self, raw: Mapping[str, Any], answer: Any) -> dict[str, Any]:
+        """What a row as it came must hold beside, for ``answer`` to be its right one. Raises ``BadValue``."""
+        return {self.columns[0]: answer}
+
     @abstractmethod
     def answers(self, outputs: Array) -> list[dict[str, Any]]:
         """The head's outputs (N, ...), as ``heads/`` says of each kind, as answers: JSON values with the key ``answer``."""

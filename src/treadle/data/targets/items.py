@@ -45,6 +45,12 @@ class NextItemTarget(Target):
             end = end - asked if training else 0
         return found
 
+    def answered(self, raw: Mapping[str, Any], answer: Any) -> dict[str, Any]:
+        """The history goes on with the item."""
+        column = self.history.columns[0]
+        events = self.history.parse(raw.get(column))
+        return {column: self.history.parse([*events, {"item": answer, "time": events[-1]["time"] if events else None}])}
+
     def fit(self, values: Sequence[Any]) -> None:
         pass
 
