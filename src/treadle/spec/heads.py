@@ -69,10 +69,6 @@ class Quantity(_Column):
     """Learn the logarithm of 1 + the number, for quantities that span powers of ten."""
 
 
-class Tags(_Column):
-    """A tag for each word, such as the BIO tags of named entities."""
-
-
 class Transcript(_Column):
     """A text without known alignment (connectionist temporal classification, Graves et al. 2006)."""
 
@@ -99,7 +95,6 @@ class Head(OneOf):
     labels: Labels | None = None
     binary: Binary | None = None
     number: Quantity | None = None
-    tags: Tags | None = None
     ctc: Transcript | None = None
     next_item: NextItem | None = None
 

@@ -11,7 +11,7 @@ from treadle.spec.trunks import Trunk
 
 # What a head needs among the inputs: its kind -> kinds of input of which there must be exactly one.
 _NEEDS = {
-    "next_token": ("text",), "masked_token": ("text",), "tags": ("text",), "ctc": ("audio",), "next_item": ("events",),
+    "next_token": ("text",), "masked_token": ("text",), "ctc": ("audio",), "next_item": ("events",),
 }
 # Heads whose loss of a mixture of two records is the mixture of their losses.
 _MIXED = ("category", "labels", "binary", "number")
