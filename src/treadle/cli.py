@@ -161,9 +161,12 @@ def plan(file: File = _HERE, set: Set = None, json: Json = False) -> None:
     with _command(json) as output:
         workshop = _workshop(file, set)
         made = _use("pipeline").plan(workshop)
-        if made is not None:
-            output.give(made.as_dict(), made.lines())
-            made.check()
+        if made is None:
+            line = "no plan: text models other than decoders are not planned yet; 'treadle run' shows rate and time left as it goes"
+            output.give({"plan": None, "reason": line}, [line])
+            return
+        output.give(made.as_dict(), made.lines())
+        made.check()
 
 
 @app.command()

@@ -21,6 +21,7 @@ from treadle.feedback.curate import feedback_corpus, feedback_dataset
 from treadle.feedback.promote import Decision, decide_improvement, decide_run
 from treadle.plan.estimate import Plan, make_plan
 from treadle.plan.estimate import compare as compare_plan
+from treadle.plan.records import RecordsPlan, plan_records
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset, make_table
 from treadle.spec.project import ProjectSpec
@@ -78,7 +79,7 @@ class Outcome:
         if any(a.counts.get("resumed_at") or datetime.fromisoformat(a.manifest["created"]) < began for a in made):
             self.cached.append(stage)
 
-    def compare(self, plan: Plan) -> None:
+    def compare(self, plan: Plan | RecordsPlan) -> None:
         """Set predicted beside measured, for the stages that were done from start to end."""
         fresh = {stage: seconds for stage, seconds in self.seconds.items() if stage not in self.cached}
         self.plan = compare_plan(plan.as_dict(), fresh, peak_memory())
@@ -95,7 +96,7 @@ class Outcome:
         }
 
 
-def build(workshop: Workshop, plan: Plan | None) -> Outcome:
+def build(workshop: Workshop, plan: Plan | RecordsPlan | None) -> Outcome:
     """The loop's build half: prepare, train, evaluate, compress, and promote if better. Raises ``GateRefused`` if it is not good
     enough; what was made stays, and the ledger says what happened."""
     project, store = workshop.project, workshop.store
@@ -200,11 +201,16 @@ def live_package(workshop: Workshop) -> Artifact:
     return workshop.store.open(live["package"])
 
 
-def plan(workshop: Workshop) -> Plan | None:
-    """What a run will take. Nothing is built."""
-    if workshop.project.resolved.shape is None:
+def plan(workshop: Workshop) -> Plan | RecordsPlan | None:
+    """What a run will take, before it is spent. Of a model of records the data is prepared first, since all follows from it; of
+    networks that write text other than language models nothing is known yet (None)."""
+    project, store = workshop.project, workshop.store
+    if project.resolved.shape is not None:
+        return make_plan(project, store, workshop.ledger)
+    if project.spec.model.predicts_text:
         return None
-    return make_plan(workshop.project, workshop.store, workshop.ledger)
+    corpus = workshop.keep(make_corpus(project, store))
+    return plan_records(project, workshop.keep(make_dataset(project, store, corpus)))
 
 
 def _pass_gate(scorecard: Artifact) -> None:

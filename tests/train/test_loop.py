@@ -18,6 +18,9 @@ from tiny import SHAPE
 from treadle.core.batch import IGNORE, Batch
 from treadle.core.errors import Interrupted, WorkError
 from treadle.core.runtime import choose_runtime
+from treadle.data.columns import Column, Numbers
+from treadle.data.loader import Examples
+from treadle.data.table import Table
 from treadle.model.model import make_model
 from treadle.spec.train import Train
 from treadle.spec.units import Budget
@@ -27,8 +30,13 @@ from treadle.train.loop import Horizon, Loop, mean_loss
 from treadle.train.objectives import OBJECTIVES
 
 
-class Counting:
+class Counting(Examples):
     """Rows that count upwards from a start that follows from the row's number: learnable, and a pure function of the step."""
+
+    context = 16
+
+    def rows(self, numbers: Numbers) -> Batch:
+        return self.batch_at(int(numbers[0]) // len(numbers), len(numbers))
 
     def batch_at(self, step: int, batch: int) -> Batch:
         starts = np.random.default_rng(step).integers(0, 200, batch)
@@ -58,7 +66,7 @@ def make_loop(
     source = batches or Counting()
     model = make_model(SHAPE, 0)
     loop = Loop(
-        model, OBJECTIVES["next_token"], source, lambda m: mean_loss(m, source, 4, 2, runtime), horizon, given, 8, rate, runtime,
+        model, OBJECTIVES["next_token"], source, lambda m: mean_loss(m, source, 4, 8, runtime), horizon, given, 8, rate, runtime,
         folder,
     )
     loop.resume()
@@ -295,3 +303,21 @@ def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path, keep: int):
 def test_validation_can_be_left_to_the_end(tmp_path: Path):
     _, seen = run(tmp_path, budget="10 steps", validate_every=0)
     assert [step for step, _ in seen.validations] == [10]
+
+
+def test_held_out_records_are_read_once_each() -> None:
+    """Ten records in batches of four: the last batch is short, none is read twice."""
+    column = Column(np.arange(10, dtype=np.float32))
+    table = Table("validation", {"x": column}, {"y": column}, 0, shuffle=False)
+    seen: list[float] = []
+
+    class Noting(torch.nn.Module):
+        def loss(self, batch: Batch) -> torch.Tensor:
+            seen.extend(batch.inputs["x"].tolist())
+            return batch.targets["y"].mean()
+
+        def terms(self, batch: Batch) -> int:
+            return batch.size
+
+    assert mean_loss(Noting(), table, 4, table.records, choose_runtime("float32", 1)) == pytest.approx(4.5)
+    assert seen == list(range(10))

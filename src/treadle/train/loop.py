@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -19,6 +20,7 @@ from torch import nn
 from treadle.core.batch import Batch
 from treadle.core.errors import Interrupted, WorkError
 from treadle.core.runtime import Runtime
+from treadle.data.loader import Examples
 from treadle.optim.adamw import make_adamw
 from treadle.optim.schedule import rate
 from treadle.spec.train import Train
@@ -200,13 +202,13 @@ class Loop:
             position.worse += 1
 
 
-def mean_loss(model: Any, batches: Batches, batch: int, steps: int, runtime: Runtime) -> float:
-    """Mean loss, such as nats per predicted token, over the first ``steps`` batches."""
+def mean_loss(model: Any, held_out: Examples, batch: int, rows: int, runtime: Runtime) -> float:
+    """Mean loss, such as nats per predicted token, over the first ``rows`` examples, each read once."""
     model.eval()
     total, count = 0.0, 0
     with torch.inference_mode(), runtime.autocast():
-        for step in range(steps):
-            part = batches.batch_at(step, batch).to(runtime.device)
+        for first in range(0, rows, batch):
+            part = held_out.rows(np.arange(first, min(first + batch, rows))).to(runtime.device)
             targets = model.terms(part)
             total += float(model.loss(part)) * targets
             count += targets

@@ -210,13 +210,13 @@ def _run(
     """The loop with its hooks; gives the manifest's counts."""
     batch, settings = project.resolved.batch, round.settings
     size = batch * round.per_row
-    steps = _validation_steps(round, size)
+    watched = _validation_rows(round, batch)
     horizon = Horizon.of(round.budget, size, round.per_epoch)
     flops = train_flops(round, batch)
     round.model.to(runtime.device)
     loop = Loop(
         round.model, OBJECTIVES[round.objective], round.batches,
-        lambda model: mean_loss(model, round.held_out, batch, steps, runtime), horizon, settings, batch, round.learning_rate,
+        lambda model: mean_loss(model, round.held_out, batch, watched, runtime), horizon, settings, batch, round.learning_rate,
         runtime, workspace, round.unit,
     )
     peak = matrix_peak(runtime)
@@ -248,11 +248,11 @@ def _run(
     }
 
 
-def _validation_steps(round: Round, size: int) -> int:
-    """Batches of ``size`` units each time: records are all read once, of tokens as many as the settings say."""
+def _validation_rows(round: Round, batch: int) -> int:
+    """Examples that are read each time: all records, of tokens as many whole batches as the settings say."""
     if round.unit == "records":
-        return math.ceil(round.held_out_units / size)
-    return max(1, min(round.settings.validate_tokens, round.held_out_units) // size)
+        return round.held_out_units
+    return batch * max(1, min(round.settings.validate_tokens, round.held_out_units) // (batch * round.per_row))
 
 
 def train_flops(round: Round, batch: int) -> float:
