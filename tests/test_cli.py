@@ -46,7 +46,7 @@ def test_init_makes_a_project_that_checks_and_refuses_to_overwrite_it(tmp_path: 
     assert found["name"] == "pycode"
     assert found["sources"][0]["count"] > 100
     assert "holds a project already" in treadle("init", "pycode", cwd=tmp_path, code=2).stderr
-    assert "known: pycode" in treadle("init", "pycoed", cwd=tmp_path, code=2).stderr
+    assert "did you mean 'pycode'? known: " in treadle("init", "pycoed", cwd=tmp_path, code=2).stderr
 
 
 def test_all_errors_at_once_with_lines_and_exit_code_2(tmp_path: Path):

@@ -153,7 +153,7 @@ def test_what_cannot_be_mixed_or_cut_into_squares_is_said_before_any_work():
     mixed = {"image": {"augment": {"mixup": 0.2}}}
     assert misfits({"photo": mixed}, TRUNKS["mlp"]) == []
     assert misfits({"photo": mixed, "age": "number"}, TRUNKS["mlp"]) == ["input age cannot be mixed as pictures are"]
-    assert "head embedding cannot be mixed as pictures are" in misfits({"photo": mixed}, TRUNKS["mlp"], "embedding")
+    assert "head next_item cannot be mixed as pictures are" in misfits({"photo": mixed}, TRUNKS["mlp"], "next_item")
     cut = {"image": {"size": [30, 20], "patch": 4}}
     assert misfits({"photo": cut}, TRUNKS["transformer"]) == ["squares of 4 do not fill a picture of 30 x 20"]
     assert misfits({"photo": cut}, TRUNKS["mlp"]) == []

@@ -174,9 +174,10 @@ def _number(outputs: Outputs, targets: Outputs, target: NumberTarget, drawn: Flo
     mse = weights @ (given - right) ** 2 / total
     around = right - right.mean()  # the squares of large numbers would leave no digits for their spread
     spread = weights @ around**2 / total - (weights @ around / total) ** 2
+    rounding = (8 * np.finfo(np.float64).eps * np.abs(right).max(initial=0)) ** 2
     values = {
         "mse": mse, "rmse": np.sqrt(mse), "mae": weights @ np.abs(given - right) / total,
-        "r2": 1 - mse / np.where(spread > np.finfo(np.float64).eps * np.square(right).max(initial=0), spread, np.nan),
+        "r2": 1 - mse / np.where(spread > rounding, spread, np.nan),
     }
     return {name: interval(value[0], value[1:]) for name, value in values.items()}
 
