@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import sqlalchemy as sa
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from typing import TYPE_CHECKING, Any
 
 from treadle.core.errors import SourceError
 from treadle.core.project import filled
 from treadle.data.sources.base import Place, Rows
 from treadle.spec.data import SqlSource
 
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
 _AT_ONCE = 1000  # rows in memory at a time
 
 
 def sql_rows(spec: SqlSource, place: Place) -> Rows:
     """(the query's row number, the row) in the query's order, streamed. Raises ``SourceError``."""
+    import sqlalchemy as sa  # here, so that checking files never waits for it
+    from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+
     url = _url(spec, place)
     label = url.database or url.get_backend_name()
     label = Path(label).name if url.get_backend_name() == "sqlite" else label
@@ -53,6 +55,9 @@ def sql_rows(spec: SqlSource, place: Place) -> Rows:
 
 def _url(spec: SqlSource, place: Place) -> URL:
     """The URL with names from the environment; an SQLite file relative to the project's folder, opened only to be read."""
+    import sqlalchemy as sa
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = sa.make_url(filled(spec.sql, f"{place.key}.sql"))
     except (ArgumentError, ValueError):
