@@ -22,7 +22,6 @@ def test_adamw_is_algorithm_2_with_decay_on_matrices_only():
     state = {n: (p.detach().double().numpy().copy(), 0.0, 0.0) for n, p in layer.named_parameters()}
     for step in range(1, 21):
         x = torch.randn(4, 5)
-        optimizer.zero_grad()
         (layer(x) ** 2).mean().backward()
         for name, p in layer.named_parameters():
             value, m, v = state[name]
@@ -31,7 +30,7 @@ def test_adamw_is_algorithm_2_with_decay_on_matrices_only():
             decay = 0.1 if name == "weight" else 0.0
             value = value - 0.01 * decay * value - 0.01 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.95**step)) + 1e-8)
             state[name] = (value, m, v)
-        optimizer.step()
+        optimizer.update(None)
         for name, p in layer.named_parameters():
             assert np.allclose(p.detach().numpy(), state[name][0], atol=1e-6)
 
@@ -40,7 +39,66 @@ def test_frozen_parameters_are_left_alone():
     layer = nn.Linear(2, 2)
     layer.weight.requires_grad_(False)
     optimizer = make_adamw(layer.named_parameters(), 0.1, (0.9, 0.95), 0.1)
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
+    assert sum(len(group.params) for group in optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("limit", [None, 1e9, 0.1])
+def test_clipping_is_that_of_torch(limit: float | None):
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    groups = [{"params": [theirs.weight], "weight_decay": 0.1}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    optimizer, reference = make_adamw(ours.named_parameters(), 0.01, (0.9, 0.95), 0.1), torch.optim.AdamW(groups, 0.01, (0.9, 0.95))
+    for _ in range(5):
+        x = torch.randn(4, 5)
+        for layer in (ours, theirs):
+            (layer(x) ** 2).sum().backward()
+        norm = nn.utils.clip_grad_norm_(theirs.parameters(), math.inf if limit is None else limit)
+        reference.step()
+        reference.zero_grad()
+        assert optimizer.update(limit) == pytest.approx(norm.item(), rel=1e-6)
+        assert all(p.grad is None for p in ours.parameters())
+    assert torch.allclose(ours.weight, theirs.weight, atol=1e-7)
+    assert torch.allclose(ours.bias, theirs.bias, atol=1e-7)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    layer = nn.Linear(2, 2)
+    optimizer = make_adamw(layer.named_parameters(), 0.1, (0.9, 0.95), 0.1)
+    before = layer.weight.detach().clone()
+    layer(torch.tensor([[1.0, math.inf]])).sum().backward()
+    assert not math.isfinite(optimizer.update(1.0))
+    assert torch.equal(layer.weight, before)
+
+
+def test_what_has_no_gradient_waits_and_counts_its_own_steps():
+    one, two = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    late = nn.Parameter(torch.ones(2, 2))
+    optimizer = make_adamw([("one", one), ("two", two)], 0.1, (0.9, 0.95), 0.0)
+    alone = make_adamw([("late", late)], 0.1, (0.9, 0.95), 0.0)
+    one.grad = torch.full((2, 2), 0.5)
+    optimizer.update(None)
+    assert torch.equal(two, torch.ones(2, 2))
+    two.grad, late.grad = torch.full((2, 2), 0.5), torch.full((2, 2), 0.5)
+    optimizer.update(None)
+    alone.update(None)
+    assert torch.equal(two, late)
+
+
+def test_a_restored_optimiser_goes_on_alike():
+    torch.manual_seed(0)
+    layer, copy, x = nn.Linear(3, 3), nn.Linear(3, 3), torch.randn(4, 3)
+    first = make_adamw(layer.named_parameters(), 0.1, (0.9, 0.95), 0.1)
+    for _ in range(3):
+        layer(x).square().sum().backward()
+        first.update(1.0)
+    copy.load_state_dict(layer.state_dict())
+    second = make_adamw(copy.named_parameters(), 0.1, (0.9, 0.95), 0.1)
+    second.restore({name: tensor.clone() for name, tensor in first.tensors().items()})
+    for net, optimizer in ((layer, first), (copy, second)):
+        net(x).square().sum().backward()
+        optimizer.update(1.0)
+    assert torch.equal(layer.weight, copy.weight)
 
 
 @given(st.floats(0, 1), st.floats(0.01, 0.5), st.floats(0, 0.9), st.sampled_from(["linear", "cosine"]))

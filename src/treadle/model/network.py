@@ -120,7 +120,8 @@ class Network(nn.Module):
         return share * self._sum(self.losses(outputs, batch)) + (1 - share) * self._sum(self.losses(outputs, other))
 
     def _sum(self, found: Mapping[str, Tensor]) -> Tensor:
-        return torch.stack([weight * _mean_known(found[name]) for name, weight in self.weights.items()]).sum()
+        parts = [_mean_known(found[name]) * weight for name, weight in self.weights.items()]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
     def terms(self, batch: Batch) -> int:
         """How many rows the loss is a mean of."""
@@ -262,5 +263,5 @@ def _token_width(model: Model) -> int:
 
 
 def _mean_known(losses: Tensor) -> Tensor:
-    known = ~losses.isnan()
-    return losses.where(known, 0.0).sum() / known.sum().clamp_min(1)
+    """The mean of those that are no NaN; 0 where all are."""
+    return losses.nansum() / (~losses.isnan()).sum().clamp_min(1)

@@ -144,9 +144,7 @@ def _timed(network: Network, train: Table, batch: int, project: Project) -> tupl
     for number in range(_WARM + _STEPS):
         begun = time.perf_counter()
         torch.autograd.backward(network.loss(train.batch_at(number, batch)))
-        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip or math.inf)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.update(settings.clip or None)
         now = time.perf_counter()
         if number >= _WARM or now - start > _SECONDS:
             times.append(now - begun)

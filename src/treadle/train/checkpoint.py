@@ -12,7 +12,6 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +20,7 @@ from torch import nn
 
 from treadle.core.errors import WorkError
 from treadle.core.progress import say
+from treadle.optim.adamw import AdamW
 from treadle.store.artifacts import disk_errors, sha256_of, write_json
 
 _FILES = ("weights.safetensors", "optimizer.safetensors")
@@ -56,7 +56,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def save_checkpoint(
-    workspace: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position, keep: int
+    workspace: Path, model: nn.Module, optimizer: AdamW, position: Position, keep: int
 ) -> None:
     """Write the checkpoint of ``position`` and remove all but the newest ``keep``."""
     folder = workspace / "checkpoints"
@@ -67,7 +67,7 @@ def save_checkpoint(
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, draft / _FILES[0])
-            save_file(_optimizer_tensors(optimizer) | {"rng": torch.get_rng_state()}, draft / _FILES[1])
+            save_file(optimizer.tensors() | {"rng": torch.get_rng_state()}, draft / _FILES[1])
             hashes = {name: sha256_of(draft / name) for name in _FILES}
             for name in _FILES:
                 handle = os.open(draft / name, os.O_RDONLY)
@@ -86,7 +86,7 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
-def load_checkpoint(workspace: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
+def load_checkpoint(workspace: Path, model: nn.Module, optimizer: AdamW) -> Position | None:
     """Bring ``model``, ``optimizer`` and torch's random state to the newest whole checkpoint; None where there is none."""
     for folder in sorted((workspace / "checkpoints").glob("step-*"), reverse=True):
         try:
@@ -101,20 +101,7 @@ def load_checkpoint(workspace: Path, model: nn.Module, optimizer: torch.optim.Op
             continue
         model.load_state_dict(weights)
         torch.set_rng_state(tensors.pop("rng"))
-        _restore_optimizer(optimizer, tensors)
+        optimizer.restore(tensors)
         return position
     return None
 
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
-    flat = [(f"{index}.{name}", value) for index, entry in state.items() for name, value in entry.items()]
-    return {name: torch.as_tensor(value).contiguous() for name, value in flat}
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

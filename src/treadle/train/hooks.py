@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from treadle.core.progress import Task
 from treadle.spec.units import format_count
+
+_SHOW_EVERY = 0.1  # seconds of training between two changes of the progress line
+_POINTS = 1000
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,12 @@ class ProgressHook:
         """``flops`` of one ``unit``, forward and backward; ``peak`` FLOP/s."""
         self.task, self.flops, self.peak, self.unit = task, flops, peak, unit
         self.validation = ""
+        self._shown = -math.inf
 
     def on_step(self, figures: Step) -> None:
+        if figures.seconds - self._shown < _SHOW_EVERY and figures.progress < 1.0:
+            return
+        self._shown = figures.seconds
         share = figures.tokens_per_second * self.flops / self.peak
         speed = f"{format_count(round(figures.tokens_per_second))} {self.unit}/s, {share:.0%} of the matrix peak"
         self.task.at(figures.progress, f"{speed}, step {figures.step}, loss {figures.loss:.3f}{self.validation}")
@@ -84,17 +95,37 @@ class HistoryHook:
 
 
 class TensorBoardHook:
-    """Event files for ``tensorboard --logdir``."""
+    """Event files for ``tensorboard --logdir``: at most ``_POINTS`` steps of a run, evenly, which is what TensorBoard draws of a
+    curve, and every validation. history.jsonl holds all steps.
+
+    The events are written here and now: the thread that tensorboardX's own writer keeps takes the interpreter from a small model's
+    steps, which then last up to twice as long.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.writer = EventsWriter(str(folder / "events"), f".{step}")
+        if step:  # what an interrupted process wrote of later steps is done again
+            self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._written = -1
 
     def on_step(self, figures: Step) -> None:
-        for name in ("loss", "learning_rate", "gradient_norm", "tokens_per_second"):
-            self.writer.add_scalar(f"train/{name}", getattr(figures, name), figures.step)
+        point = int(figures.progress * _POINTS)
+        if point == self._written:
+            return
+        self._written = point
+        names = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
+        values = [Summary.Value(tag=f"train/{name}", simple_value=getattr(figures, name)) for name in names]
+        self._write(Event(step=figures.step, summary=Summary(value=values)))
 
     def on_validation(self, figures: Step, loss: float) -> None:
-        self.writer.add_scalar("validation/loss", loss, figures.step)
+        value = Summary.Value(tag="validation/loss", simple_value=loss)
+        self._write(Event(step=figures.step, summary=Summary(value=[value])))
+        self.writer.flush()
 
     def close(self) -> None:
         self.writer.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self.writer.write_event(event)

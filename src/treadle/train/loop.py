@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from treadle.core.batch import Batch
 from treadle.core.errors import Interrupted, WorkError
@@ -136,16 +135,13 @@ class Loop:
         ahead = progress + 0.5 * (1 / self.horizon.steps if self.horizon.steps else progress / max(position.step, 1))
         learning_rate = rate(ahead, self.learning_rate, settings.warmup, settings.final_rate, settings.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group.lr = learning_rate
         batch = self.batches.batch_at(position.step, self.batch).to(self.runtime.device)
         loss = self._gradients(batch)
-        limit = settings.clip or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        norm = self.optimizer.update(settings.clip or None) if math.isfinite(loss) else math.nan
         if not (math.isfinite(loss) and math.isfinite(norm)):
             cure = f"lower train.learning_rate (is {self.learning_rate:g}) and run again: it goes on from the last checkpoint"
             raise WorkError(f"the loss is {loss} and the gradient's norm {norm} at step {position.step + 1}", cure=cure)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         now = time.perf_counter()
         position.step += 1
         count = batch.positions if self.unit == "tokens" else batch.size
@@ -159,7 +155,8 @@ class Loop:
 
     def _gradients(self, batch: Batch) -> float:
         """Backward over the step's parts, each weighted by its share of the predicted tokens; gives the batch's loss."""
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         parts = batch.split(self.settings.accumulate)
         counts = [self.model.terms(part) for part in parts] if len(parts) > 1 else [1]
         total = 0.0

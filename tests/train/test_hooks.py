@@ -1,0 +1,59 @@
+"""What TensorBoard reads back of a run."""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event
+
+from treadle.train.hooks import Step, TensorBoardHook
+
+
+def figures(step: int, steps: int) -> Step:
+    return Step(step, step * 8, step / 100, 1 / step, 0.1, 2.0, 800.0, step / steps)
+
+
+def events(folder: Path) -> list[Event]:
+    """All records of the folder's files, by TFRecord's layout: length, its checksum, content, its checksum."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (size,) = struct.unpack_from("<Q", data, at)
+            found.append(Event.FromString(data[at + 12 : at + 12 + size]))
+            at += 16 + size
+    return found
+
+
+def test_a_short_run_is_written_whole(tmp_path: Path):
+    hook = TensorBoardHook(tmp_path, 0)
+    for step in range(1, 11):
+        hook.on_step(figures(step, 10))
+    hook.on_validation(figures(10, 10), 0.25)
+    hook.close()
+    values = [(e.step, v.tag, v.simple_value) for e in events(tmp_path) for v in e.summary.value]
+    assert [step for step, tag, _ in values if tag == "train/loss"] == list(range(1, 11))
+    assert values[0] == (1, "train/loss", 1.0)
+    assert values[-1] == (10, "validation/loss", 0.25)
+
+
+def test_a_long_run_is_thinned_evenly(tmp_path: Path):
+    hook = TensorBoardHook(tmp_path, 0)
+    for step in range(1, 5001):
+        hook.on_step(figures(step, 5000))
+    hook.close()
+    steps = [e.step for e in events(tmp_path) if e.summary.value]
+    assert 1000 <= len(steps) <= 1002
+    assert {b - a for a, b in pairwise(steps[1:-1])} <= {4, 5, 6}
+
+
+def test_a_run_that_goes_on_takes_back_what_was_undone(tmp_path: Path):
+    TensorBoardHook(tmp_path, 0).close()
+    hook = TensorBoardHook(tmp_path, 7)
+    hook.on_step(figures(8, 10))
+    hook.close()
+    restarts = [e.step for e in events(tmp_path) if e.HasField("session_log")]
+    assert restarts == [8]
+    assert len(list(tmp_path.iterdir())) == 2
