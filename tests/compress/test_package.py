@@ -55,7 +55,7 @@ def test_what_int8_cannot_hold_is_refused_and_nothing_is_written(trained: tuple)
     package = compress_model(project, store, model, cards[0], dataset)
     assert abs(package.counts["drift"]) < 0.01
     strict = load_project(project.folder, ["compress.max_drift=0.1%"])
-    with pytest.raises(GateRefused, match=r"int8 weights raise bits per byte from .* more than 0.10%") as caught:
+    with pytest.raises(GateRefused, match=r"int8 weights raise the bits per byte from .* more than 0.10%") as caught:
         compress_model(strict, store, broken, cards[1], dataset)
     kept = compress_model(strict, store, model, cards[0], dataset)
     assert "compress.quantize: none" in caught.value.cure

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from treadle.evaluate.gate import judge
 from treadle.evaluate.metrics import Figure, Scores, figures, interval, weights
-from treadle.evaluate.stage import judge
 from treadle.spec.stages import Evaluate
 
 
@@ -60,6 +60,6 @@ def test_the_interval_is_the_percentiles():
 @pytest.mark.parametrize(("bound", "passed"), [("<= 2.2", True), ("<= 2.05", False), (">= 1.8", True), (">= 1.95", False)])
 def test_the_gate_asks_the_whole_interval(bound: str, passed: bool):
     settings = Evaluate.model_validate({"gate": {"bits_per_byte": bound}})
-    row = judge(settings, {"bits_per_byte": Figure(2.0, 1.9, 2.1)})[0]
+    row = judge(settings, {"language": {"bits_per_byte": Figure(2.0, 1.9, 2.1)}})[0]
     assert row["passed"] is passed
     assert (row["metric"], row["bound"], row["high"]) == ("bits_per_byte", bound, 2.1)

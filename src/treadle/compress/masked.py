@@ -1,67 +1,64 @@
-"""masked language model -> package: the start of other models, with int8 weights if asked."""
+"""Packages of masked language models: the start of other models."""
 
 from __future__ import annotations
 
-import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 
-from treadle.core.errors import GateRefused
-from treadle.core.machine import cores
+from treadle.compress.packing import Packing
+from treadle.compress.turns import in_turn
+from treadle.core.batch import Batch
 from treadle.core.progress import task
-from treadle.core.project import Project
 from treadle.data.masking import Masker, masked_documents
 from treadle.data.shards import Shard
 from treadle.data.tokenizer import load_tokenizer
 from treadle.model.network import Network, load_network, quantize_network, save_network
 from treadle.model.score import score_masked
-from treadle.store.artifacts import Artifact, Store
 
-VERSION = 1
-_TOKENIZER = "tokenizer.json"
+_TIMED = 8
 
 
-def package_masked(project: Project, store: Store, model: Artifact, scorecard: Artifact, dataset: Artifact) -> Artifact:
-    """Package ``model`` as ``compress:`` says. Raises ``GateRefused`` where the loss rises by more than ``max_drift``."""
-    settings = project.spec.compress
-    quantize = settings.quantize or "none"
-    config = settings.model_dump(mode="json") | {"quantize": quantize}
-    making = store.making("package", (model.id, scorecard.id), config, VERSION, project.spec.seed)
-    if cached := making.cached():
-        return cached
-    torch.set_num_threads(cores())
-    with making.draft() as draft:
-        packed = load_network(model.path)
-        if quantize == "int8":
-            quantize_network(packed)
-        save_network(packed, draft.path)
-        shutil.copy(model.path / _TOKENIZER, draft.path)
-        packed = load_network(draft.path)  # what is measured is what others start from
-        table = pq.read_table(scorecard.path / "documents.parquet")
-        before = float(np.sum(table["loss"].to_numpy()) / np.sum(table["size"].to_numpy()))
-        after = _loss(packed, scorecard, dataset)
-        drift = after / before - 1
-        if drift > settings.max_drift:
-            cure = "raise compress.max_drift, or set compress.quantize: none"
-            message = f"{quantize} weights raise the loss from {before:.4f} to {after:.4f}"
-            raise GateRefused(f"{message}: {drift:+.2%}, more than {settings.max_drift:.2%}", cure=cure)
-        sizes = [sum(file.stat().st_size for file in folder.glob("*.safetensors")) for folder in (model.path, draft.path)]
-        draft.counts.update({
-            "quantize": quantize, "drift": drift, "max_drift": settings.max_drift, "measure": "loss",
-            "original": {"bytes": sizes[0], "loss": before}, "package": {"bytes": sizes[1], "loss": after},
-        })
-    return making.open()
+class MaskedPacking(Packing):
+    """Its measure is the loss per hidden token of exactly what the scorecard hid."""
 
+    described = "tokenizer.json"
 
-def _loss(network: Network, scorecard: Artifact, dataset: Artifact) -> float:
-    """Nats per hidden token of exactly what the scorecard hid."""
-    chosen = pq.read_table(scorecard.path / "documents.parquet")["document"].to_numpy()
-    ((name, _),), ((head, given),) = network.spec.inputs.items(), network.spec.heads.items()
-    masker = Masker(load_tokenizer(dataset.path / _TOKENIZER), given.settings, 0)
-    shard = Shard(dataset.path, str(scorecard.counts["part"]))
-    pieces = list(masked_documents(shard, chosen, masker, network.context, name, head))
-    with task("scoring the package", len(pieces), "pieces") as work:
-        nats, _, count = score_masked(network, pieces, len(chosen), work.advance)
-    return float(nats.sum() / count.sum())
+    def load(self, folder: Path) -> Network:
+        return load_network(folder)
+
+    def quantize(self, model: Network) -> None:
+        quantize_network(model)
+
+    def save(self, model: Network, folder: Path) -> None:
+        save_network(model, folder)
+
+    def before(self) -> float:
+        table = pq.read_table(self.scorecard.path / "documents.parquet")
+        return float(np.sum(table["loss"].to_numpy()) / np.sum(table["size"].to_numpy()))
+
+    def after(self, packed: Network) -> float:
+        documents, pieces = self._pieces(packed)
+        with task("scoring the package", len(pieces), "pieces") as work:
+            nats, _, count = score_masked(packed, pieces, documents, work.advance)
+        return float(nats.sum() / count.sum())
+
+    def speeds(self, original: Network, packed: Network) -> tuple[str, list[float]]:
+        """Tokens read per second, one piece of a text at a time."""
+        documents, pieces = self._pieces(original)
+        few = pieces[:_TIMED]
+
+        def read(network: Network) -> int:
+            score_masked(network, few, documents)
+            return sum(batch.positions for _, batch in few)
+
+        return "tokens", in_turn((original, packed), read)
+
+    def _pieces(self, network: Network) -> tuple[int, list[tuple[int, Batch]]]:
+        """How many documents the scorecard read, and their pieces with what it hid."""
+        chosen = pq.read_table(self.scorecard.path / "documents.parquet")["document"].to_numpy()
+        ((name, _),), ((head, given),) = network.spec.inputs.items(), network.spec.heads.items()
+        masker = Masker(load_tokenizer(self.dataset.path / self.described), given.settings, 0)
+        shard = Shard(self.dataset.path, str(self.scorecard.counts["part"]))
+        return len(chosen), list(masked_documents(shard, chosen, masker, network.context, name, head))

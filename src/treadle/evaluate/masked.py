@@ -20,8 +20,8 @@ from treadle.data.masking import Masker, masked_documents
 from treadle.data.shards import Shard
 from treadle.data.tokenizer import load_tokenizer
 from treadle.evaluate.documents import choose_documents
+from treadle.evaluate.gate import judge
 from treadle.evaluate.metrics import Figure, Floats, ratio, weights
-from treadle.evaluate.records import judge_heads
 from treadle.model.network import load_network
 from treadle.model.score import score_masked
 from treadle.store.artifacts import Artifact, Store, write_json
@@ -53,7 +53,7 @@ def evaluate_masked(project: Project, store: Store, model: Artifact, dataset: Ar
             "kind": given.kind, "metrics": {key: figure.as_dict() for key, figure in figures[head].items()}, "unanswered": 0,
             "baselines": {key: {metric: figure.as_dict() for metric, figure in found.items()} for key, found in naive.items()},
         }},
-        "hidden": int(count.sum()), "gate": judge_heads(settings, figures) if baselines else [],
+        "hidden": int(count.sum()), "gate": judge(settings, figures) if baselines else [],
     }
     with making.draft() as draft:
         write_json(draft.path / "scorecard.json", card)

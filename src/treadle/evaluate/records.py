@@ -19,11 +19,11 @@ from treadle.data.table import Table
 from treadle.evaluate.answers import RANKED, HeadScores, head_figures, score_records, stand
 from treadle.evaluate.bag_of_words import bag_of_words
 from treadle.evaluate.boosting import boosted_trees
+from treadle.evaluate.gate import judge
 from treadle.evaluate.items import recommenders
-from treadle.evaluate.metrics import Figure, Floats, weights
+from treadle.evaluate.metrics import Floats, weights
 from treadle.evaluate.naive import always_the_same
 from treadle.model.network import load_network
-from treadle.spec.stages import Evaluate
 from treadle.store.artifacts import Artifact, Store, write_json
 
 VERSION = 4
@@ -55,7 +55,7 @@ def evaluate_records(project: Project, store: Store, model: Artifact, dataset: A
             }
             for name, found in figures.items()
         },
-        "gate": judge_heads(settings, figures) if baselines else [],
+        "gate": judge(settings, figures) if baselines else [],
     }
     with making.draft() as draft:
         write_json(draft.path / "scorecard.json", card)
@@ -83,17 +83,6 @@ def _compared(
                 if against := stand(ours, theirs, target, drawn):
                     found[name][title]["against"] = against
     return found
-
-
-def judge_heads(settings: Evaluate, figures: Mapping[str, Mapping[str, Figure]]) -> list[dict[str, Any]]:
-    """One row per bound of the gate, ``metric`` or ``head.metric``: passed only if the whole interval keeps to it."""
-    rows = []
-    for key, bound in settings.gate.items():
-        head, _, metric = key.rpartition(".")
-        figure = figures[head or next(name for name, found in figures.items() if metric in found)][metric]
-        passed = bound.holds(figure.high) and bound.holds(figure.low)
-        rows.append({"metric": key, "bound": str(bound), **figure.as_dict(), "passed": passed})
-    return rows
 
 
 def _write_scores(path: Any, dataset: Artifact, shares: Mapping[str, float], scores: Mapping[str, HeadScores]) -> None:

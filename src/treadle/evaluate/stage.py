@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ from treadle.data.shards import END_ID, Shard
 from treadle.data.tokenizer import UNKNOWN, UNKNOWN_ID, decode, keeps_spaces, load_tokenizer
 from treadle.evaluate.baselines import NGram, compressed_nats
 from treadle.evaluate.documents import choose_documents, shard_tokens
+from treadle.evaluate.gate import judge
 from treadle.evaluate.masked import evaluate_masked
-from treadle.evaluate.metrics import Figure, Floats, Scores, bits_per_byte, figures, weights
+from treadle.evaluate.metrics import Floats, Scores, bits_per_byte, figures, weights
 from treadle.evaluate.records import evaluate_records
 from treadle.model.generate import TextModel, generate
 from treadle.model.score import score_documents
@@ -62,7 +62,7 @@ def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Art
         "left_out": {"documents": len(shard) - len(chosen), "tokens": len(shard.tokens) - int(shard_tokens(shard, chosen).sum())},
         "metrics": {name: figure.as_dict() for name, figure in metrics.items()},
         "baselines": _baselines(shard, chosen, dataset, drawn) if baselines else {},
-        "gate": judge(settings, metrics) if baselines else [],
+        "gate": judge(settings, {"language": metrics}) if baselines else [],
         "samples": _samples(network, tokenizer, settings, project.spec.seed),
         "notes": _notes(tokenizer, shard, chosen),
     }
@@ -84,16 +84,6 @@ def score(model: TextModel, shard: Shard, chosen: Numbers) -> Scores:
         found = score_documents(model, documents, masks, work.advance)
     sizes = shard.bytes[chosen].astype(np.float64)
     return Scores(found.nats, found.correct.astype(np.float64), found.tokens.astype(np.float64), sizes)
-
-
-def judge(settings: Evaluate, metrics: Mapping[str, Figure]) -> list[dict[str, Any]]:
-    """One row per bound of the gate: it is passed only if the whole interval keeps to it."""
-    rows = []
-    for name, bound in settings.gate.items():
-        figure = metrics[name]
-        passed = bound.holds(figure.high) and bound.holds(figure.low)
-        rows.append({"metric": name, "bound": str(bound), **figure.as_dict(), "passed": passed})
-    return rows
 
 
 def _baselines(shard: Shard, chosen: Numbers, dataset: Artifact, drawn: Floats) -> dict[str, Any]:

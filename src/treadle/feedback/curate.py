@@ -13,6 +13,7 @@ from treadle.core.errors import UserError
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.data.account import Account
+from treadle.data.chance import point_of
 from treadle.data.fields.base import BadValue
 from treadle.data.record import Record, SetAside, content_id, read_records, write_records, write_set_aside
 from treadle.data.schema import FILE as FIELDS_FILE
@@ -117,11 +118,12 @@ def feedback_dataset(project: Project, store: Store, corpus: Artifact, base: Art
     records = list(read_records(corpus.path / "records.parquet"))
     parts: dict[str, list[Record]] = {"train": [], "validation": [], "test": []}
     for record in records:
-        parts["test" if _share(record.group, seed) < holdout else "train"].append(record)
+        parts["test" if point_of(record.group, seed) < holdout else "train"].append(record)
     if len(parts["test"]) < HELD_OUT_FLOOR or not parts["train"]:
         cure = "collect feedback on more different prompts, or raise improve.holdout"
         message = f"{len(parts['test'])} of {len(records)} answers are held out (whole prompts are): {HELD_OUT_FLOOR} are needed"
         raise UserError(message, cure=cure)
+    say(f"feedback: {len(parts['train'])} answers to learn from, {len(parts['test'])} held out")
     if (base.path / FIELDS_FILE).exists():
         with making.draft() as draft:
             draft.counts.update(write_parts(draft, base, parts))
@@ -132,7 +134,6 @@ def feedback_dataset(project: Project, store: Store, corpus: Artifact, base: Art
         counts = {part: write_shard(draft.path, part, _documents(tokenizer, kept)) for part, kept in parts.items()}
         total = sum(c["bytes"] for c in counts.values()) / max(1, sum(c["tokens"] for c in counts.values()))
         draft.counts.update({"parts": counts, "vocabulary": tokenizer.get_vocab_size(), "bytes_per_token": total})
-    say(f"feedback: {len(parts['train'])} answers to learn from, {len(parts['test'])} held out")
     return making.open()
 
 
@@ -150,9 +151,3 @@ def _documents(tokenizer: Tokenizer, records: Sequence[Record]) -> list[Document
 
 def _group(prompt: str) -> str:
     return hashlib.sha256(prompt.strip().encode()).hexdigest()[:16]
-
-
-def _share(group: str, seed: int) -> float:
-    """A number in [0, 1) that depends on group and seed alone, so what is held out stays so as feedback grows."""
-    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64

@@ -7,11 +7,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from treadle.data.columns import save_column
 from treadle.data.fields.base import BadValue
+from treadle.data.parts import write_part
 from treadle.data.record import Record, content_id
 from treadle.data.schema import FILE as FIELDS_FILE
 from treadle.data.schema import Schema
@@ -40,12 +37,5 @@ def write_parts(draft: Draft, base: Artifact, parts: Mapping[str, Sequence[Recor
     """Encode every part with what the version ``base`` fitted; gives the dataset's counts."""
     schema = Schema.load(base.path)
     shutil.copy(base.path / FIELDS_FILE, draft.path)
-    for part, records in parts.items():
-        asked = [(record, row) for record in records for row in schema.rows(record.fields, training=False)]
-        rows = [row for _, row in asked]
-        for kind, columns in (("inputs", schema.encode_inputs(rows)), ("heads", schema.encode_targets(rows))):
-            for name, column in columns.items():
-                save_column(draft.path, part, f"{kind}.{name}", column)
-        listed = {"id": [record.id for record, _ in asked], "source": [record.source for record, _ in asked]}
-        pq.write_table(pa.table(listed), draft.path / f"{part}.records.parquet")
-    return {"kind": "records", "parts": {part: {"records": len(records)} for part, records in parts.items()}, "notes": []}
+    counts = {part: write_part(draft.path, part, schema, records, training=False)[0] for part, records in parts.items()}
+    return {"kind": "records", "parts": {part: {"records": count} for part, count in counts.items()}, "notes": []}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from treadle.core.errors import UserError
@@ -18,9 +15,11 @@ from treadle.core.paths import find_path, text_digest
 from treadle.core.progress import say, task
 from treadle.core.project import Project
 from treadle.data.augment import contact_sheet
-from treadle.data.columns import Column, save_column
+from treadle.data.chance import point_of
+from treadle.data.columns import Column
 from treadle.data.fields.events import EventsField
 from treadle.data.fields.text import TextField
+from treadle.data.parts import write_part
 from treadle.data.record import Record, read_records
 from treadle.data.schema import Schema
 from treadle.data.shards import END_ID, PARTS, Document, write_shard
@@ -43,7 +42,7 @@ _CLASSES = ("category", "binary")
 
 def part_of(group: str, seed: int, split: Split) -> str:
     """The part that ``group`` belongs to: by its name and the seed alone, so that it stays there whatever is added later."""
-    point = int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8], "big") / 2**64
+    point = point_of(group, seed)
     if point < split.test:
         return "test"
     return "validation" if point < split.test + split.validation else "train"
@@ -171,16 +170,10 @@ def make_table(project: Project, store: Store, corpus: Artifact, fold: int | Non
         counts = {}
         with task("encoding", total=sum(map(len, parts.values())), unit="records") as work:
             for part, records in parts.items():
-                asked = [(record, row) for record in records for row in schema.rows(record.fields, part == "train")]
-                rows = [row for _, row in asked]
-                for kind, columns in (("inputs", schema.encode_inputs(rows)), ("heads", schema.encode_targets(rows))):
-                    for name, column in columns.items():
-                        save_column(draft.path, part, f"{kind}.{name}", column)
-                    if kind == "inputs" and part == "train":
-                        _write_sheets(draft.path, schema, columns, seed)
-                listed = {"id": [record.id for record, _ in asked], "source": [record.source for record, _ in asked]}
-                pq.write_table(pa.table(listed), draft.path / f"{part}.records.parquet")
-                counts[part] = {"records": len(rows)}
+                count, inputs = write_part(draft.path, part, schema, records, training=part == "train")
+                if part == "train":
+                    _write_sheets(draft.path, schema, inputs, seed)
+                counts[part] = {"records": count}
                 work.advance(len(records), part)
         draft.counts |= {"kind": "records", "parts": counts, "notes": notes}
     return making.open()

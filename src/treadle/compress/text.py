@@ -1,0 +1,55 @@
+"""Packages of models of running text: int8 weights unless asked otherwise."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from treadle.compress.packing import Packing
+from treadle.compress.turns import in_turn
+from treadle.core.progress import task
+from treadle.data.shards import END_ID, Shard
+from treadle.model.generate import TextModel, generate, generation_threads
+from treadle.model.layers.quantized import quantize_modules
+from treadle.model.score import score_documents
+from treadle.model.text import load_text_model, save_text_model
+
+
+class TextPacking(Packing):
+    """Its measure is bits per byte; its speed that of generating."""
+
+    described = "tokenizer.json"
+    weights = "int8"
+    measure = "bits per byte"
+
+    def load(self, folder: Path) -> TextModel:
+        return load_text_model(folder)
+
+    def quantize(self, model: TextModel) -> None:
+        quantize_modules(model)
+
+    def save(self, model: TextModel, folder: Path) -> None:
+        save_text_model(model, folder)
+
+    def before(self) -> float:
+        return float(self.scorecard.counts["metrics"]["bits_per_byte"]["value"])
+
+    def after(self, packed: TextModel) -> float:
+        table = pq.read_table(self.scorecard.path / "documents.parquet")
+        shard = Shard(self.dataset.path, str(self.scorecard.counts["part"]))
+        chosen = table["document"].to_pylist()
+        documents = [shard.document(i) for i in chosen]
+        masks = [shard.document_targets(i) for i in chosen]
+        with task("scoring the package", sum(int(mask.sum()) for mask in masks), "tokens") as work:
+            nats = score_documents(packed, documents, masks, work.advance).nats
+        return float(nats.sum() / math.log(2) / np.sum(table["bytes"].to_numpy()))
+
+    def speeds(self, original: TextModel, packed: TextModel) -> tuple[str, list[float]]:
+        """Generated tokens/s, one stream, greedy."""
+        tokens = min(64, original.context - 2)
+        torch.set_num_threads(generation_threads(original))
+        return "tokens", in_turn((original, packed), lambda model: sum(1 for _ in generate(model, [END_ID], tokens)))
