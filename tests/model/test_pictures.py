@@ -43,13 +43,16 @@ def normalised(pictures: torch.Tensor) -> torch.Tensor:
     return (pictures.double() - torch.tensor(MEAN).double()) / torch.tensor(DEVIATION).double()
 
 
-def test_convolutions_are_those_of_plain_torch():
-    made, given = network(TRUNKS["conv"]), batch()
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "gelu", "silu"])
+def test_convolutions_are_those_of_plain_torch(activation: str):
+    """The largest of four is taken behind the activation, as the textbooks have it."""
+    act: Any = getattr(torch, activation, None) or getattr(F, activation)
+    made, given = network({"conv": {**TRUNKS["conv"]["conv"], "activation": activation}}), batch()
     w = {name: tensor.double() for name, tensor in made.state_dict().items()}
     x = normalised(given.inputs["photo"]).permute(0, 3, 1, 2)
-    x = F.max_pool2d(F.relu(F.conv2d(x, w["trunk.stages.0.0.weight"], w["trunk.stages.0.0.bias"])), 2)
-    x = F.relu(F.conv2d(x, w["trunk.stages.2.0.weight"], w["trunk.stages.2.0.bias"]))
-    x = F.relu(F.linear(x.flatten(1), w["trunk.dense.0.weight"], w["trunk.dense.0.bias"]))
+    x = F.max_pool2d(act(F.conv2d(x, w["trunk.stages.0.0.weight"], w["trunk.stages.0.0.bias"])), 2)
+    x = act(F.conv2d(x, w["trunk.stages.1.0.weight"], w["trunk.stages.1.0.bias"]))
+    x = act(F.linear(x.flatten(1), w["trunk.dense.0.weight"], w["trunk.dense.0.bias"]))
     expected = F.linear(x, w["heads.kind.linear.weight"], w["heads.kind.linear.bias"])
     torch.testing.assert_close(made(given)["kind"].double(), expected, rtol=1e-4, atol=1e-5)
 

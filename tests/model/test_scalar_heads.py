@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from treadle.core.batch import IGNORE
 from treadle.core.layout import Layout
 from treadle.model.heads.scalar import BinaryHead, ClassHead, LabelsHead, NumberHead
 from treadle.model.layers.signal import Form, Signal
@@ -156,3 +157,19 @@ def test_a_sequence_is_summed_up_without_its_padding():
     head, features = class_head(3), torch.randn(2, 5, 4)
     whole = head.outputs(Signal(features, torch.tensor([5, 2])))
     assert torch.allclose(whole[1], head.linear(features[1, :2].mean(0)), atol=1e-6)
+
+
+@given(seeds, st.integers(2, 6), st.floats(0, 0.9), st.booleans(), st.floats(0, 1))
+def test_the_shorter_way_to_the_mean_is_the_same(seed: int, classes: int, smoothing: float, weighted: bool, unanswered: float):
+    torch.manual_seed(seed)
+    head = class_head(classes, smoothing, tuple(float(w) for w in torch.rand(classes) + 0.5) if weighted else ())
+    outputs, targets = torch.randn(9, classes, requires_grad=True), torch.randint(0, classes, (9,))
+    targets[torch.rand(9) < unanswered] = IGNORE
+    losses = head.losses(outputs, targets)
+    known = targets != IGNORE
+    assert torch.equal(losses.isnan(), ~known)
+    mean = losses[known].mean() if known.any() else outputs.sum() * 0
+    found = head.loss(outputs, targets)
+    assert found.item() == pytest.approx(mean.item(), abs=1e-5)
+    ours, theirs = (torch.autograd.grad(loss, outputs)[0] for loss in (found, mean))
+    assert torch.allclose(ours, theirs, atol=1e-6)

@@ -107,7 +107,7 @@ class Network(nn.Module):
         for them."""
         if self.training and any(self.mixup.values()):
             return self._mixed(batch)
-        return self._sum(self.losses(self(batch), batch))
+        return self._sum(self(batch), batch)
 
     def _mixed(self, batch: Batch) -> Tensor:
         """Each picture mixed with another one of the batch, and the losses against both answers in the same shares (Zhang et al.
@@ -117,10 +117,10 @@ class Network(nn.Module):
         other = batch.take(torch.randperm(batch.size, device=batch.inputs[name].device))
         pictures = share * batch.inputs[name].float() + (1 - share) * other.inputs[name].float()
         outputs = self(Batch({name: pictures}, batch.targets, batch.lengths))
-        return share * self._sum(self.losses(outputs, batch)) + (1 - share) * self._sum(self.losses(outputs, other))
+        return share * self._sum(outputs, batch) + (1 - share) * self._sum(outputs, other)
 
-    def _sum(self, found: Mapping[str, Tensor]) -> Tensor:
-        parts = [_mean_known(found[name]) * weight for name, weight in self.weights.items()]
+    def _sum(self, outputs: Mapping[str, Any], batch: Batch) -> Tensor:
+        parts = [_mean(head, outputs[name], batch.targets[name]) * self.weights[name] for name, head in self._heads()]
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
     def terms(self, batch: Batch) -> int:
@@ -262,6 +262,10 @@ def _token_width(model: Model) -> int:
     return transformer_shape(model.trunk.transformer, 0, 0).width if model.trunk.transformer else 128
 
 
-def _mean_known(losses: Tensor) -> Tensor:
-    """The mean of those that are no NaN; 0 where all are."""
+def _mean(head: Any, outputs: Any, targets: Tensor) -> Tensor:
+    """The mean of a head's losses over the rows with an answer, 0 where there is none; by a shorter way where the head has one."""
+    if hasattr(head, "loss"):
+        found: Tensor = head.loss(outputs, targets)
+        return found
+    losses: Tensor = head.losses(outputs, targets)
     return losses.nansum() / (~losses.isnan()).sum().clamp_min(1)

@@ -14,10 +14,9 @@ import torch
 
 from treadle.core.batch import Batch
 from treadle.core.errors import RequestError
-from treadle.core.machine import cores
 from treadle.data.schema import Schema
 from treadle.data.table import Table
-from treadle.model.generate import SMALL
+from treadle.model.generate import generation_threads
 from treadle.model.network import Network
 from treadle.serve.version import Full, Retired, Version
 
@@ -88,7 +87,7 @@ class Predictor:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        torch.set_num_threads(1 if self.network.parameter_count < SMALL else cores())  # of this thread alone
+        torch.set_num_threads(generation_threads(self.network))  # of this thread alone
         while taken := self._take():
             start = time.monotonic()
             try:

@@ -41,7 +41,7 @@ from treadle.train.hooks import Hook, ProgressHook, TensorBoardHook
 from treadle.train.loop import Batches, Horizon, Loop, mean_loss
 from treadle.train.objectives import OBJECTIVES
 
-VERSION = 1
+VERSION = 2
 FEEDBACK_RATE = 1 / 40
 """Peak rate of a round of improvement whose rate is not given, as a share of the first training's: a finished model unlearns fast
 at the rate that it once began with (docs/experiments.md)."""
@@ -238,7 +238,7 @@ def _run(
     return {
         "unit": round.unit, "best_validation_loss": end.best, "stopped_early": horizon.progress(end) < 1.0,
         "steps": end.step, "tokens": end.tokens, "seconds": significant(end.seconds), "loss": end.loss,
-        "validation_loss": end.validation_loss, "parameters": parameter_count(round.model), "tokens_per_second": significant(speed),
+        "validation_loss": end.validation_loss, "parameters": round.model.parameter_count, "tokens_per_second": significant(speed),
         "flops_share": significant(speed * flops / peak), "matrix_peak": peak, "peak_memory": peak_memory(),
         "budget": str(round.budget), "resumed_at": resumed, "shape": shape,
         "derived": [{"key": d.key, "value": str(d.value), "reason": d.reason} for d in round.reasons],
@@ -263,10 +263,6 @@ def train_flops(round: Round, batch: int) -> float:
         round.model.eval()
         round.model(round.batches.batch_at(0, batch))
     return 3.0 * float(counter.get_total_flops()) / (batch * round.per_row)
-
-
-def parameter_count(model: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _identity(project: Project) -> dict[str, Any]:

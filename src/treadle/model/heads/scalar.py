@@ -38,11 +38,14 @@ class ClassHead(_Scalar):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Logits (B, C), classes (B,) -> nats (B,): -log p of the right class, with label smoothing and class weights if set."""
-        known = targets != IGNORE
-        loss = F.cross_entropy(
-            outputs, targets.where(known, 0), self.weights, reduction="none", label_smoothing=self.options.get("smoothing", 0.0)
-        )
-        return loss.masked_fill(~known, torch.nan)
+        return self._entropy(outputs, targets, "none").masked_fill(targets == IGNORE, torch.nan)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean of ``losses`` over the rows with an answer, in one kernel; 0 where there is none."""
+        return self._entropy(outputs, targets, "sum") / (targets != IGNORE).sum().clamp_min(1)
+
+    def _entropy(self, outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        return F.cross_entropy(outputs, targets, self.weights, None, IGNORE, None, reduction, self.options.get("smoothing", 0.0))
 
     def readable(self, outputs: Tensor) -> Tensor:
         """Probabilities (B, C)."""

@@ -13,13 +13,13 @@ class ImageInput(nn.Module):
     """Pixels with mean 0 and deviation 1 per channel over the train part. A transformer reads squares of them, each brought to
     ``width`` features and marked with a learned vector for its place (Dosovitskiy et al. 2021, section 3.1)."""
 
-    shift: Tensor
     scale: Tensor
+    centre: Tensor
 
     def __init__(self, layout: Layout, trunk: str, width: int = 128) -> None:
         super().__init__()
-        self.register_buffer("shift", torch.tensor(layout.mean), persistent=False)
         self.register_buffer("scale", 1 / torch.tensor(layout.deviation), persistent=False)
+        self.register_buffer("centre", torch.tensor(layout.mean) / torch.tensor(layout.deviation), persistent=False)
         grid = (layout.height, layout.width)
         self.patch = layout.patch if trunk == "transformer" else 0
         if self.patch:
@@ -31,7 +31,7 @@ class ImageInput(nn.Module):
 
     def forward(self, values: Tensor, lengths: Tensor | None = None) -> Signal:
         """(B, H, W, C), 0 to 255 -> (B, T, D)"""
-        pixels = (values.float() - self.shift).mul_(self.scale)
+        pixels = values * self.scale - self.centre
         if not self.patch:
             return Signal(pixels.flatten(1, 2))
         (high, wide), side = self.grid, self.patch

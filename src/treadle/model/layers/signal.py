@@ -36,6 +36,11 @@ class Signal:
         return (self.features * mask[..., None]).sum(1) / counts
 
 
+def single(features: Tensor) -> Signal:
+    """Rows (B, D) as sequences of one position."""
+    return Signal(features[:, None], None, features)
+
+
 def join_signals(parts: Sequence[Signal]) -> Signal:
     """The positions of all ``parts``, of one width, one part behind the other. Padding goes to the end of each row: in between it
     would move what follows, by as much as the longest row of the batch."""

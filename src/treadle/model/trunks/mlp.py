@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from treadle.model.layers.activation import ACTIVATIONS
-from treadle.model.layers.signal import Form, Signal
+from treadle.model.layers.signal import Form, Signal, single
 from treadle.spec.trunks import Mlp
 
 
@@ -46,4 +46,4 @@ class MlpTrunk(nn.Module):
     def forward(self, parts: Sequence[Signal]) -> Signal:
         """Signals of all inputs -> (B, 1, D)"""
         flat = [part.features.flatten(1) if flat else part.mean() for part, flat in zip(parts, self.flat, strict=True)]
-        return Signal(self.layers(torch.cat(flat, 1) if len(flat) > 1 else flat[0])[:, None])
+        return single(self.layers(torch.cat(flat, 1) if len(flat) > 1 else flat[0]))
