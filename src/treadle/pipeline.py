@@ -37,6 +37,7 @@ class Workshop:
     project: Project
     store: Store
     ledger: Ledger
+    _prepared: tuple[Artifact, Artifact] | None = None
 
     @classmethod
     def open(cls, project: Project) -> Workshop:
@@ -46,6 +47,13 @@ class Workshop:
         """File a stage's artifact in the ledger."""
         self.ledger.record_artifact(artifact.manifest)
         return artifact
+
+    def prepared(self) -> tuple[Artifact, Artifact]:
+        """The corpus and the dataset. The sources are read once, however often a command asks."""
+        if self._prepared is None:
+            corpus = self.keep(make_corpus(self.project, self.store))
+            self._prepared = corpus, self.keep(make_dataset(self.project, self.store, corpus))
+        return self._prepared
 
 
 @dataclass
@@ -103,8 +111,7 @@ def build(workshop: Workshop, plan: Plan | RecordsPlan | None) -> Outcome:
     outcome = Outcome()
     with _recorded(workshop, "run", outcome):
         with outcome.timed("prepare") as made:
-            corpus = workshop.keep(make_corpus(project, store))
-            dataset = workshop.keep(make_dataset(project, store, corpus))
+            corpus, dataset = workshop.prepared()
             made += [corpus, dataset]
         outcome.account, outcome.redacted = corpus.counts["account"], corpus.counts["redacted"]
         with outcome.timed("train") as made:
@@ -209,8 +216,7 @@ def plan(workshop: Workshop) -> Plan | RecordsPlan | None:
         return make_plan(project, store, workshop.ledger)
     if project.spec.model.predicts_text:
         return None
-    corpus = workshop.keep(make_corpus(project, store))
-    return plan_records(project, workshop.keep(make_dataset(project, store, corpus)))
+    return plan_records(project, workshop.prepared()[1])
 
 
 def _pass_gate(scorecard: Artifact) -> None:
