@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from treadle.serve import answers, completions, failures
+from treadle.serve.api import longest_body
 from treadle.serve.schema import CompletionRequest, FeedbackRequest
+from treadle.spec.project import ProjectSpec
 
 Serve = Callable[..., Any]
 BAD = [
@@ -157,6 +159,16 @@ def test_a_prompt_over_the_context(shared: Any) -> None:
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (1000, 24)
     assert usage["truncated_prompt_tokens"] > 0
     assert "truncated_prompt_tokens" not in shared.complete("x", max_tokens=1).json()["usage"]
+
+
+def test_a_photograph_is_let_in_where_it_is_asked_for() -> None:
+    def longest(input: object, **serve: object) -> int:
+        model = {"inputs": {"a": input}, "trunk": {"transformer": {"depth": 1}}, "heads": {"b": "binary"}}
+        data = {"sources": [{"table": "a.csv", "licence": "MIT"}]}
+        return longest_body(ProjectSpec.model_validate({"name": "a", "data": data, "model": model, "serve": serve}))
+
+    assert [longest(kind) for kind in ("number", "image", "audio", {"text": {}})] == [1_000_000, 20_000_000, 20_000_000, 1_000_000]
+    assert longest("image", max_body="2 MB") == 2_000_000
 
 
 def test_a_body_over_the_limit_is_413_with_and_without_its_length(shared: Any) -> None:

@@ -21,7 +21,19 @@ from treadle.serve.monitor import CountRequests, Monitor
 from treadle.serve.predictions import described
 from treadle.serve.schema import CompletionRequest, FeedbackRequest, PredictRequest, parse
 from treadle.serve.site import add_page
+from treadle.spec.project import ProjectSpec
 from treadle.store.ledger import Ledger
+
+_BODY = 1_000_000
+_MEDIA_BODY = 20_000_000
+"""Bytes of a request where ``serve.max_body`` is not given: what telephones photograph is 3 to 12 MB, base64 a third more."""
+
+
+def longest_body(spec: ProjectSpec) -> int:
+    """Most bytes that a request may have."""
+    if spec.serve.max_body is not None:
+        return spec.serve.max_body
+    return _MEDIA_BODY if any(given.kind in ("image", "audio") for given in spec.model.inputs.values()) else _BODY
 
 
 def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str) -> FastAPI:
@@ -36,7 +48,7 @@ def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor
     app.add_exception_handler(HTTPException, _no_route)
     for kind in (RequestError, TreadleError, Exception):
         app.add_exception_handler(kind, told)
-    app.add_middleware(Guard, ledger=ledger, host=host, max_body=settings.max_body)
+    app.add_middleware(Guard, ledger=ledger, host=host, max_body=longest_body(project.spec))
     app.add_middleware(CountRequests, monitor=monitor)
     return app
 

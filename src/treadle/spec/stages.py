@@ -57,8 +57,8 @@ class Serve(Section):
     """Requests that may wait; more are answered 429."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest answer that a request may ask for."""
-    max_body: Size = 1_000_000
-    """Largest request body (bytes); larger ones are answered 413."""
+    max_body: Size | None = None
+    """Largest request body (bytes); larger ones are answered 413. None: 1 MB; 20 MB where an input is an image or a recording."""
     store: Literal["consent", "always", "never"] = "consent"
     """Whose text is kept for improvement, after redaction: of requests that say ``"store": true``, of all, of none."""
     drain: float = Field(default=30.0, ge=0)
