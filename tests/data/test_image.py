@@ -46,7 +46,7 @@ def test_every_way_that_a_picture_comes():
         assert made.parse(raw) == {"bytes": data, "path": None}
     assert made.parse({"bytes": data, "path": "a.png"})["path"] == "a.png"
     for raw, reason in (
-        (None, "no image"), ("", "no image"), ({"bytes": None, "path": "/etc/passwd"}, "no image"), (3, "not an image"),
+        (None, "no image"), ("", "empty image"), ({"bytes": None, "path": "/etc/passwd"}, "no image"), (3, "not an image"),
         ("/etc/passwd", "not an image"), ("data:image/png,abc", "not an image"),
         (data[: len(data) // 2], "not an image"), (b"junk", "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", "not an image"),
@@ -69,6 +69,22 @@ def test_it_is_scaled_to_cover_and_the_middle_cut_out():
     assert (found == (0, 0, 255)).all()
     assert pixels(packed(wide), size=[2, 10]).shape == (2, 10, 3)
     assert (pixels(packed(wide), size=[2, 10])[:, 0] == (255, 0, 0)).all()
+
+
+def test_bare_pixels_are_read_as_pillow_reads_them(monkeypatch: pytest.MonkeyPatch):
+    array = np.asarray(NOISE)
+    grey, colour = (packed(Image.fromarray(a), "PPM") for a in (array[..., 0], array))
+    for data, settings in ((grey, {"grey": True}), (colour, {}), (grey, {}), (colour, {"grey": True}), (colour, {"size": 3})):
+        plain = pixels(data, **settings)
+        assert (plain == pixels(packed(Image.open(io.BytesIO(data))), **settings)).all()
+    with monkeypatch.context() as patched:
+        patched.setattr(module.Image, "open", lambda *_, **__: pytest.fail("pixels of the right size need no decoder"))
+        assert (pixels(grey, grey=True)[..., 0] == array[..., 0]).all()
+        assert (pixels(colour) == array).all()
+    for data in (colour[:-1], b"P6\n0 4\n255\n", b"P6\n4 4\n256\n" + bytes(96), b"P6\n99999 99999\n255\n"):
+        with contextlib.suppress(BadValue):
+            field().parse(data)
+            assert pixels(data).shape == (4, 4, 3)
 
 
 def test_it_is_turned_as_its_exif_says():

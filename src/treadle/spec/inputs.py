@@ -147,7 +147,10 @@ class Image(Section):
     column: str | None = None
     """Field of the record; None: the input's name."""
     size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] = 32
-    """Side, or height and width (pixels): the picture is scaled to cover it, and its middle is cut out."""
+    """Side, or height and width (pixels)."""
+    fit: Literal["cover", "pad", "stretch"] = "cover"
+    """How a picture of another shape gets there. ``cover``: its middle fills the size, what is beyond is cut off. ``pad``: all of
+    it is seen, with grey beside it. ``stretch``: all of it, its shape changed."""
     grey: bool = False
     """One channel instead of three."""
     patch: int | None = Field(default=None, ge=1)

@@ -62,7 +62,7 @@ class AudioField(Field):
         self.mel = Mel(settings.rate, settings.mels, window, hop)
 
     def parse(self, raw: Any) -> dict[str, Any]:
-        found = parse_media(raw, "recording")
+        found = parse_media(raw, "a recording")
         decode_audio(found["bytes"], self.settings.rate, self.settings.seconds)
         return found
 

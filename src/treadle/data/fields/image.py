@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,25 +17,46 @@ from treadle.core.layout import Layout
 from treadle.data.augment import ImageChange
 from treadle.data.columns import Array, Augment, Column
 from treadle.data.fields.base import BadValue, Field
+from treadle.data.fields.media import parse_media
 from treadle.data.record import MEDIA
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before they are decoded."""
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """What is decoded: formats whose decoders run no other program."""
+_ORIENTATION = 0x0112  # of EXIF
+_PAPER = 128
+_BARE = re.compile(rb"P([56])\n(\d{1,5}) (\d{1,5})\n255\n")
 _FITTED = 10_000  # pictures that the mean and the deviation are taken from, evenly spread over the train part
 
 
+@dataclass(frozen=True)
+class Window:
+    """A picture's own width and height, and the part of it that is seen: left, top, width and height, in its pixels. Where the
+    picture is padded the part reaches beyond it."""
+
+    wide: float
+    high: float
+    left: float
+    top: float
+    across: float
+    down: float
+
+
 class ImageField(Field):
-    """uint8 (N, H, W, C): scaled to cover the size, and the middle cut out. The model takes off the train part's mean."""
+    """uint8 (N, H, W, C), brought to the size as ``fit`` says. The model takes off the train part's mean."""
+
+    mirrored = True
+    """Whether what comes in from outside in training is the picture's own reflection, rather than its mean."""
 
     arrow = MEDIA
 
     def parse(self, raw: Any) -> dict[str, Any]:
         """``{"bytes", "path"}``, bytes, base64 or a data: URL -> ``{"bytes", "path"}``, the bytes as they came."""
-        data, path = _bytes(raw)
-        self._pixels(data)
-        return {"bytes": data, "path": path}
+        found = parse_media(raw, "an image")
+        if _bare(found["bytes"]) is None:  # bare pixels of the right number are a picture
+            self._pixels(found["bytes"])
+        return found
 
     def fit(self, values: Sequence[Mapping[str, Any]]) -> None:
         step = max(1, math.ceil(len(values) / _FITTED))
@@ -52,25 +74,34 @@ class ImageField(Field):
     def _pixels(self, data: bytes) -> Array:
         """(H, W, C). Raises ``BadValue``."""
         high, wide = self.settings.extent
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise BadValue("image too large", f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
-                image.draft(None, (max(high, wide),) * 2)  # a JPEG is decoded no larger than needed
-                plain = _plain(ImageOps.exif_transpose(image), self.settings.grey)
-        except BadValue:
-            raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise BadValue("image too large", str(error)) from None
-        except Exception as error:  # decoders raise whatever they stumble over
-            raise BadValue("not an image", f"{type(error).__name__}: {error}"[:200]) from None
+        bare = _bare(data)
+        if bare is not None and bare.shape == (high, wide, self._channels):
+            return bare
+        with _opened(data) as image:
+            image.draft(None, (max(high, wide),) * 2)  # a JPEG is decoded no larger than needed
+            ImageOps.exif_transpose(image, in_place=True)
+            plain = _plain(image, self.settings.grey)
         if plain.size != (wide, high):
-            plain = ImageOps.fit(plain, (wide, high), Image.Resampling.BICUBIC)
-        return np.asarray(plain).reshape(high, wide, self._channels)
+            plain = _fitted(plain, (wide, high), self.settings.fit, self._paper)
+        return np.frombuffer(plain.tobytes(), np.uint8).reshape(high, wide, self._channels)
+
+    @property
+    def _paper(self) -> tuple[int, ...]:
+        """What stands beside a picture that does not fill the size."""
+        return (_PAPER,) * self._channels
+
+    def window(self, data: bytes) -> Window:
+        """The part of a picture that the model sees, in pixels of the whole picture as it is seen."""
+        with _opened(data) as image:
+            size = image.size
+            if image.getexif().get(_ORIENTATION, 1) >= 5 and image.format != "TIFF":  # on its side; of TIFF Pillow knows already
+                size = (size[1], size[0])
+        high, wide = self.settings.extent
+        return window(size, (wide, high), self.settings.fit)
 
     def change(self, seed: int) -> Augment | None:
         wanted = self.settings.augment
-        return ImageChange(wanted, seed, self.mean) if any((
+        return ImageChange(wanted, seed, self.mean, self.mirrored) if any((
             wanted.crop, wanted.flip, wanted.rotate, wanted.scale, wanted.colour, wanted.cutout
         )) else None
 
@@ -94,23 +125,66 @@ class ImageField(Field):
         self.mean, self.deviation = list(state["mean"]), list(state["deviation"])
 
 
-def _bytes(raw: Any) -> tuple[bytes, str | None]:
-    path = None
-    if isinstance(raw, Mapping):
-        raw, path = raw.get("bytes"), raw.get("path")
-    if raw is None or raw in ("", b""):
-        raise BadValue("no image")
-    if isinstance(raw, str):
-        head, comma, text = raw.partition(",")
-        if raw.startswith("data:") and not (comma and head.endswith(";base64")):
-            raise BadValue("not an image", "a data: URL must say ';base64,' before its content")
-        try:
-            raw = base64.b64decode("".join((text if raw.startswith("data:") else raw).split()), validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise BadValue("not an image", f"neither bytes nor base64: {error}") from None
-    if not isinstance(raw, bytes):
-        raise BadValue("not an image", f"a value of type {type(raw).__name__}")
-    return raw, path if isinstance(path, str) else None
+def window(size: tuple[int, int], wanted: tuple[int, int], fit: str) -> Window:
+    """Of a picture of ``size`` (width, height), what is seen where it is brought to the ``wanted`` size by ``fit``."""
+    (wide, high), (right, bottom) = size, wanted
+    if fit == "stretch":
+        return Window(wide, high, 0.0, 0.0, wide, high)
+    if fit == "pad":
+        inner = _inside(size, wanted)
+        across, down = wide / inner[0], high / inner[1]
+        left, top = ((whole - part) // 2 for whole, part in zip(wanted, inner, strict=True))
+        return Window(wide, high, -left * across, -top * down, right * across, bottom * down)
+    scale = min(wide / right, high / bottom)
+    across, down = right * scale, bottom * scale
+    return Window(wide, high, (wide - across) / 2, (high - down) / 2, across, down)
+
+
+def _inside(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
+    """The largest size of the same shape that ``wanted`` holds."""
+    scale = min(wanted[0] / size[0], wanted[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _fitted(plain: Image.Image, wanted: tuple[int, int], fit: str, paper: tuple[int, ...]) -> Image.Image:
+    """The picture brought to the ``wanted`` size, as ``window`` says."""
+    method = Image.Resampling.BICUBIC
+    if fit == "cover":
+        return ImageOps.fit(plain, wanted, method)
+    if fit == "stretch":
+        return plain.resize(wanted, method)
+    inner = _inside(plain.size, wanted)
+    sheet = Image.new(plain.mode, wanted, paper[0] if len(paper) == 1 else paper)
+    left, top = ((whole - part) // 2 for whole, part in zip(wanted, inner, strict=True))
+    sheet.paste(plain.resize(inner, method), (left, top))
+    return sheet
+
+
+def _bare(data: bytes) -> Array | None:
+    """(H, W, C) of a PGM or PPM file of bytes with a plain head, which needs no decoder; None: it is something else."""
+    head = _BARE.match(data)
+    if head is None:
+        return None
+    wide, high, channels = int(head[2]), int(head[3]), 1 if head[1] == b"5" else 3
+    if not 0 < wide * high <= MAX_PIXELS or len(data) - head.end() != wide * high * channels:
+        return None
+    return np.frombuffer(data, np.uint8, offset=head.end()).reshape(high, wide, channels)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The picture, its pixels not read yet. What goes wrong with it, there or inside, is a ``BadValue``."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadValue("image too large", f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are read")
+            yield image
+    except BadValue:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadValue("image too large", str(error)) from None
+    except Exception as error:  # decoders raise whatever they stumble over
+        raise BadValue("not an image", f"{type(error).__name__}: {error}"[:200]) from None
 
 
 def _plain(image: Image.Image, grey: bool) -> Image.Image:

@@ -12,20 +12,23 @@ from treadle.data.fields.base import BadValue
 
 def parse_media(raw: Any, what: str) -> dict[str, Any]:
     """``{"bytes", "path"}`` as ``data.record.MEDIA`` holds it, from that, from bytes, or from base64 text with or without
-    ``data:TYPE;base64,`` before it. Raises ``BadValue`` where there is no ``what``, or the text is no base64."""
+    ``data:TYPE;base64,`` before it. ``what`` it should be, such as ``an image``, names the reason of the ``BadValue``."""
+    path, kind = None, what.partition(" ")[2]
+    if isinstance(raw, Mapping):
+        raw, path = raw.get("bytes"), raw.get("path")
+    if raw is None:
+        raise BadValue(f"no {kind}")
     if isinstance(raw, str):
-        head, _, text = raw.strip().rpartition(",")
-        if head and not (head.startswith("data:") and head.endswith(";base64")):
-            raise BadValue(f"not a {what}", "neither base64 nor a data: URL in base64")
+        head, _, text = raw.partition(",")
+        url = raw.startswith("data:")
+        if url and not head.endswith(";base64"):
+            raise BadValue(f"not {what}", "a data: URL must say ';base64,' before its content")
         try:
-            raw = base64.b64decode("".join(text.split()), validate=True)
-        except (binascii.Error, ValueError):
-            raise BadValue(f"not a {what}", "neither base64 nor a data: URL in base64") from None
-    if isinstance(raw, bytes):
-        raw = {"bytes": raw, "path": None}
-    content = raw.get("bytes") if isinstance(raw, Mapping) else None
-    if not content:
-        raise BadValue(f"no {what}" if raw is None else f"empty {what}")
-    if not isinstance(content, bytes):
-        raise BadValue(f"not a {what}", f"{type(content).__name__} is no file's content")
-    return {"bytes": content, "path": raw.get("path")}
+            raw = base64.b64decode("".join((text if url else raw).split()), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise BadValue(f"not {what}", f"neither bytes nor base64: {error}") from None
+    if not isinstance(raw, bytes):
+        raise BadValue(f"not {what}", f"a value of type {type(raw).__name__} is no file's content")
+    if not raw:
+        raise BadValue(f"empty {kind}")
+    return {"bytes": raw, "path": path if isinstance(path, str) else None}
