@@ -120,6 +120,27 @@ def test_labels_from_a_table(tmp_path: Path):
         read(tmp_path, media="pictures", labels="labels.csv")
 
 
+def test_labels_from_json_lines(tmp_path: Path):
+    write_folder(tmp_path)
+    file = tmp_path / "labels.jsonl"
+    lines = ['{"file": "1.png", "kind": "tabby", "age": 3}', "", '{"file": "2.jpg", "kind": null}']
+    lines += ['{"file": "4.png", "kind": "lost"}']
+    file.write_text("\n".join(lines) + "\n")
+    found = read(tmp_path, media="pictures", labels="labels.jsonl")
+    assert [(r.fields["photo"]["path"], r.fields["kind"]) for r in found if isinstance(r, Record)] == [("train/cat/1.png", "tabby")]
+    assert [(r.reason, r.detail) for r in found if isinstance(r, SetAside)] == [
+        ("no answer", "kind"), ("no label", "train/dog/3.png"), ("no such item", "4.png"),
+    ]
+    for line, said in (("[1]", "it is no JSON object"), ("{", "Expect")):
+        file.write_text('{"file": "1.png", "kind": "tabby"}\n' + line)
+        with pytest.raises(SourceError, match=f"labels.jsonl:2 cannot be read: {said}"):
+            read(tmp_path, media="pictures", labels="labels.jsonl")
+    for text in ("", '{"file": "1.png"}\n{"kind": "tabby"}'):
+        file.write_text(text)
+        with pytest.raises(SourceError, match="no column 'file'"):
+            read(tmp_path, media="pictures", labels="labels.jsonl")
+
+
 def test_what_cannot_be_read_is_set_aside(tmp_path: Path):
     folder = tmp_path / "pictures" / "cat"
     folder.mkdir(parents=True)

@@ -92,3 +92,19 @@ def test_a_contradiction_of_a_file_stands_where_it_is_written() -> None:
     text = "name: a\ndata: {sources: [{files: x, licence: MIT}]}\nmodel:\n  trunk:\n    transformer: {depth: 1,\n width: 65}\n"
     (problem,) = read(text, "f.yaml")  # type: ignore[misc]
     assert (problem.line, problem.column) == (6, 9)
+
+
+@pytest.mark.parametrize(("model", "said"), [
+    ({"trunk": {"mlp": {}}}, "boxes needs positions, which trunk mlp sums up; conv and transformer keep them"),
+    ({"trunk": {"conv": {"dense": [8]}}}, "dense layers forget where things are"),
+    ({"inputs": {"photo": {"image": {"augment": {"rotate": 5}}}}}, "the box of a turned thing is not known"),
+    ({"inputs": {"photo": {"image": {"augment": {"mixup": 0.2}}}}}, "head boxes cannot be mixed as pictures are"),
+    ({"inputs": {"photo": "image", "size": "number"}, "trunk": {"transformer": {"depth": 1}}}, "positions of the picture alone"),
+    ({"inputs": {"one": "image", "two": "image"}, "trunk": {"transformer": {"depth": 1}}}, "needs exactly one input of kind image"),
+])
+def test_what_boxes_do_not_go_with(model: dict[str, Any], said: str) -> None:
+    sound = {"inputs": {"photo": "image"}, "trunk": {"conv": {}}, "heads": {"things": "boxes"}}
+    data = {"sources": [{"table": "a.csv", "licence": "MIT"}]}
+    derive(ProjectSpec.model_validate({"name": "a", "data": data, "model": sound}))
+    with pytest.raises(Contradiction, match=said):
+        derive(ProjectSpec.model_validate({"name": "a", "data": data, "model": sound | model}))

@@ -23,22 +23,34 @@ class ImageChange:
     """What ``wanted`` asks for, in the order turn and size, shift, flip, colours, cut-out; a pure function of (``seed``, the
     example's number)."""
 
-    def __init__(self, wanted: ImageAugment, seed: int, mean: Sequence[float]) -> None:
+    def __init__(self, wanted: ImageAugment, seed: int, mean: Sequence[float], mirrored: bool = True) -> None:
+        """``mirrored``: what comes in from outside is the picture's own reflection, else the ``mean``."""
         self.wanted, self.seed, self.mean = wanted, seed, np.round(mean).astype(np.uint8)
+        self.outside = None if mirrored else self.mean
 
     def __call__(self, values: Array, lengths: Numbers | None, numbers: Numbers) -> tuple[Array, Numbers | None]:
         """uint8 (B, H, W, C), the examples' numbers (B,) -> the same shape."""
         w = self.wanted
         drawn = uniforms(self.seed, numbers, _DRAWS)  # (B, _DRAWS)
         if w.rotate or w.scale:
-            values = _turn(values, *self._geometry(drawn))
+            values = _turn(values, *self._geometry(drawn), self.outside)
         elif w.crop or w.flip:
-            values = _shift(values, *self._geometry(drawn)[:2])
+            values = _shift(values, *self._geometry(drawn)[:2], self.outside)
         if w.colour:
             values = _colour(values, 1 + w.colour * (2 * drawn[:, 5:8] - 1))
         if w.cutout:
             values = _cut(values, drawn[:, 8:10], w.cutout, self.mean)
         return values, lengths
+
+    def places(self, points: Floats, numbers: Numbers, extent: tuple[int, int]) -> tuple[Floats, Floats]:
+        """Where points of the pictures come to lie: (B, N, 2), x and y from 0 to 1 of the width and height -> the same, and the
+        factor by which things grow (B,). ``extent`` is height and width in pixels. Of pictures that are not turned."""
+        shift, flip, _, size = self._geometry(uniforms(self.seed, numbers, _DRAWS))
+        high, wide = extent
+        moved = 2 * points - 1 - 2 * np.stack([shift[:, 1] / wide, shift[:, 0] / high], 1)[:, None]  # from -1 to 1
+        moved *= size[:, None, None]
+        moved[..., 0] *= np.where(flip, -1.0, 1.0)[:, None]
+        return (moved + 1) / 2, size
 
     def _geometry(self, drawn: Floats) -> tuple[Numbers, npt.NDArray[np.bool_], Floats, Floats]:
         """Shift (B, 2) in pixels, whether mirrored (B,), turn (B,) in radians, size (B,) as a factor."""
@@ -55,20 +67,25 @@ def _mirror(index: Numbers, size: int) -> Numbers:
     return np.minimum(index, 2 * size - 1 - index)
 
 
-def _shift(values: Array, shift: Numbers, flip: npt.NDArray[np.bool_]) -> Array:
-    """Windows of the picture and its reflected border; by index alone, so nothing is blurred."""
+def _shift(values: Array, shift: Numbers, flip: npt.NDArray[np.bool_], outside: Array | None = None) -> Array:
+    """Windows of the picture and its border, reflected or ``outside``; by index alone, so nothing is blurred."""
     count, high, wide, channels = values.shape
-    rows = _mirror(np.arange(high) + shift[:, :1], high)  # (B, H)
-    columns = np.arange(wide)
-    columns = _mirror(np.where(flip[:, None], columns[::-1], columns) + shift[:, 1:], wide)  # (B, W)
+    down, across = np.arange(high) + shift[:, :1], np.arange(wide)  # (B, H)
+    across = np.where(flip[:, None], across[::-1], across) + shift[:, 1:]  # (B, W)
+    rows, columns = _mirror(down, high), _mirror(across, wide)
     starts = np.arange(count)[:, None] * high + rows
     index = starts[:, :, None] * wide + columns[:, None, :]  # (B, H, W) into all pixels
     shifted: Array = np.take(np.ascontiguousarray(values).reshape(-1, channels), index, axis=0)
+    if outside is not None:
+        shifted[((rows != down)[:, :, None] | (columns != across)[:, None, :])] = outside
     return shifted
 
 
-def _turn(values: Array, shift: Numbers, flip: npt.NDArray[np.bool_], turn: Floats, size: Floats) -> Array:
-    """Turned about the middle, resized, shifted and mirrored in one bilinear pass; outside, the picture is reflected."""
+def _turn(
+    values: Array, shift: Numbers, flip: npt.NDArray[np.bool_], turn: Floats, size: Floats, outside: Array | None = None
+) -> Array:
+    """Turned about the middle, resized, shifted and mirrored in one bilinear pass; outside, the picture is reflected, or
+    ``outside``."""
     import torch  # seconds: 'treadle check' reads fields too, and never turns a picture
     import torch.nn.functional as F
 
@@ -82,7 +99,9 @@ def _turn(values: Array, shift: Numbers, flip: npt.NDArray[np.bool_], turn: Floa
     ], 1)  # (B, 2, 3)
     pictures = torch.from_numpy(np.ascontiguousarray(values)).permute(0, 3, 1, 2).float()
     grid = F.affine_grid(torch.from_numpy(theta.astype(np.float32)), list(pictures.shape), align_corners=False)
-    turned = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    around = 0.0 if outside is None else torch.from_numpy(outside.astype(np.float32))[:, None, None]
+    padding = "reflection" if outside is None else "zeros"
+    turned = F.grid_sample(pictures - around, grid, mode="bilinear", padding_mode=padding, align_corners=False) + around
     return turned.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 

@@ -22,6 +22,7 @@ from treadle.data.fields.number import NumberField
 from treadle.data.fields.text import PairField, TextField
 from treadle.data.record import Record
 from treadle.data.targets.base import Target
+from treadle.data.targets.boxes import BoxesTarget
 from treadle.data.targets.items import NextItemTarget
 from treadle.data.targets.scalar import BinaryTarget, ClassTarget, LabelsTarget, NumberTarget
 from treadle.data.targets.transcript import TranscriptTarget
@@ -37,6 +38,7 @@ FIELDS: dict[str, type[Field]] = {
 TARGETS: dict[str, type[Target]] = {
     "category": ClassTarget, "binary": BinaryTarget, "number": NumberTarget, "labels": LabelsTarget,
     "ctc": TranscriptTarget, "next_item": NextItemTarget,
+    "boxes": BoxesTarget,
 }
 FILE = "fields.json"
 
@@ -86,6 +88,8 @@ class Schema:
                 plain[column] = field.parse(raw.get(column))
             except BadValue as error:
                 raise BadValue(error.reason, f"{column}: {error.detail}" if error.detail else column) from None
+        for target in self.targets.values() if answers else ():
+            target.agree(plain)
         return plain
 
     def fit(self, records: Sequence[Record], folder: Path = Path()) -> None:
@@ -119,8 +123,11 @@ class Schema:
 
     def changes(self, seed: int) -> dict[str, Augment]:
         """Input's name -> what changes its values at random in training, for the inputs that ask for it."""
-        found = {name: field.change(seed) for name, field in self.inputs.items()}
-        return {name: change for name, change in found.items() if change is not None}
+        return _made({name: field.change(seed) for name, field in self.inputs.items()})
+
+    def moves(self, seed: int) -> dict[str, Augment]:
+        """Head's name -> what becomes of its right answers where the inputs are changed."""
+        return _made({name: target.change(seed) for name, target in self.targets.items()})
 
     def save(self, folder: Path) -> None:
         """Write fields.json: the model section and what each field learned."""
@@ -148,6 +155,10 @@ class Schema:
     def _all(self) -> Iterator[Field]:
         for _, part in self._parts():
             yield from part.values()
+
+
+def _made(changes: Mapping[str, Augment | None]) -> dict[str, Augment]:
+    return {name: change for name, change in changes.items() if change is not None}
 
 
 def _kind(given: Input) -> str:

@@ -18,7 +18,7 @@ _WINDOW, _BLOCK = 1024, 32
 
 class Table(Examples):
     """One part of a dataset of records. With ``augment`` an input's values are changed anew each time that they are read, from
-    (seed, example number) alone.
+    (seed, example number) alone; with ``moves`` a head's right answers follow.
 
     Where inputs differ in length, records of like length are neighbours: the random order is sorted by length within windows of
     1,024 records, and its blocks of 32 are put in random order again. Raises ``UserError`` if there are no records.
@@ -26,10 +26,10 @@ class Table(Examples):
 
     def __init__(
         self, part: str, inputs: Mapping[str, Column], targets: Mapping[str, Column], seed: int,
-        augment: Mapping[str, Augment] | None = None, shuffle: bool = True,
+        augment: Mapping[str, Augment] | None = None, shuffle: bool = True, moves: Mapping[str, Augment] | None = None,
     ) -> None:
         self.part, self.inputs, self.targets, self.seed = part, dict(inputs), dict(targets), seed
-        self.augment, self.shuffle = dict(augment or {}), shuffle
+        self.augment, self.moves, self.shuffle = dict(augment or {}), dict(moves or {}), shuffle
         self.records = len(next(iter(inputs.values())))
         if not self.records:
             cure = "give more data, or a smaller share to the other parts"
@@ -42,12 +42,12 @@ class Table(Examples):
     @classmethod
     def open(
         cls, folder: Path, part: str, inputs: list[str], targets: list[str], seed: int = 0,
-        augment: Mapping[str, Augment] | None = None, shuffle: bool = True,
+        augment: Mapping[str, Augment] | None = None, shuffle: bool = True, moves: Mapping[str, Augment] | None = None,
     ) -> Table:
         """The part as a dataset artifact holds it."""
         return cls(
             part, {name: load_column(folder, part, f"inputs.{name}") for name in inputs},
-            {name: load_column(folder, part, f"heads.{name}") for name in targets}, seed, augment, shuffle,
+            {name: load_column(folder, part, f"heads.{name}") for name in targets}, seed, augment, shuffle, moves,
         )
 
     def whole(self) -> Batch:
@@ -67,11 +67,11 @@ class Table(Examples):
     def at(self, index: Numbers, numbers: Numbers | None = None) -> Batch:
         """The records ``index`` (B,), changed at random if they have ``numbers`` (B,) as examples."""
         batch = Batch({}, {}, {})
-        for store, columns in ((batch.inputs, self.inputs), (batch.targets, self.targets)):
+        for store, columns, changes in ((batch.inputs, self.inputs, self.augment), (batch.targets, self.targets, self.moves)):
             for name, column in columns.items():
                 values, lengths = column.rows(index)
-                if numbers is not None and store is batch.inputs and name in self.augment:
-                    values, lengths = self.augment[name](values, lengths, numbers)
+                if numbers is not None and name in changes:
+                    values, lengths = changes[name](values, lengths, numbers)
                 store[name] = torch.from_numpy(np.ascontiguousarray(values))
                 if lengths is not None:
                     batch.lengths[name] = torch.from_numpy(lengths)

@@ -12,6 +12,7 @@ import torch
 
 from treadle.data.table import Table
 from treadle.data.targets.scalar import NumberTarget
+from treadle.evaluate.detection import detection_figures
 from treadle.evaluate.items import item_figures, missed_gain
 from treadle.evaluate.metrics import Figure, Floats, interval, ratio
 from treadle.evaluate.transcripts import transcript_figures
@@ -200,4 +201,5 @@ METRICS: Mapping[str, Callable[..., dict[str, Figure]]] = {
     "category": _classes, "binary": _binary, "number": _number, "labels": _labels,
     "ctc": transcript_figures,
     "next_item": item_figures,
+    "boxes": detection_figures,
 }

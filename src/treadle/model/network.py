@@ -16,6 +16,7 @@ from treadle.core.batch import Batch
 from treadle.core.errors import ArtifactError
 from treadle.core.layout import Layout
 from treadle.core.paths import find_path
+from treadle.model.heads.boxes import BoxesHead
 from treadle.model.heads.items import NextItemHead
 from treadle.model.heads.scalar import BinaryHead, ClassHead, LabelsHead, NumberHead
 from treadle.model.heads.tokens import TokenHead
@@ -54,6 +55,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "ctc": TranscriptHead,
     "next_token": TokenHead, "masked_token": TokenHead,
     "next_item": NextItemHead,
+    "boxes": BoxesHead,
 }
 """Kind -> (layout, form of the trunk's signal, **more) -> a module with ``outputs``, ``losses`` and ``readable``."""
 _SEQUENCES = ("text", "pair", "image", "events", "item", "next_item")

@@ -106,7 +106,7 @@ def plan_records(project: Project, dataset: Artifact) -> RecordsPlan:
     runtime = choose_runtime(spec.train.precision, spec.train.threads)
     schema = Schema.load(dataset.path)
     names = list(schema.inputs), list(schema.targets)
-    train = Table.open(dataset.path, "train", *names, spec.seed, schema.changes(spec.seed))
+    train = Table.open(dataset.path, "train", *names, spec.seed, schema.changes(spec.seed), moves=schema.moves(spec.seed))
     watched = Table.open(dataset.path, "validation", *names, shuffle=False)
     with torch.random.fork_rng(devices=[]):
         network = make_network(spec.model, schema.layouts, spec.seed, project.folder).to(runtime.device)

@@ -19,13 +19,15 @@ _LANGUAGE = {
     "accuracy": ("accuracy", "next tokens guessed right; higher is better"),
 }
 _RECORDS = {
-    "accuracy": "share answered right; higher is better", "precision": "of what it says, the share that is right",
+    "accuracy": "share answered right; higher is better",
+    "map50": "mean over labels of the average precision, where boxes overlap by half; higher is better",
+    "map": "the same, averaged over overlaps of 50% to 95%", "precision": "of what it says, the share that is right",
     "recall": "of what is there, the share that it finds", "f1": "harmonic mean of precision and recall",
     "auc": "chance that a yes is ranked above a no", "rmse": "root of the mean squared error, in the data's unit; lower is better",
     "mae": "mean absolute error, in the data's unit; lower is better", "mse": "mean squared error; lower is better",
     "r2": "share of the variance that is explained", "character_error": "wrong characters per right one; lower is better",
     "word_error": "wrong words per right one; lower is better", "ndcg@10": "how high the right one stands among the first ten",
-    "hit@10": "how often the right one is among the first ten", "map50": "mean average precision at half overlap",
+    "hit@10": "how often the right one is among the first ten",
     "recall@1": "how often the right one comes first", "recall@10": "how often the right one is among the first ten",
     "perplexity": "as if choosing among so many tokens; lower is better", "loss": "what training lowers",
 }

@@ -136,6 +136,9 @@ def predict(
         batch: Batch = Table("request", schema.encode_inputs(part), {}, 0, shuffle=False).whole()
         readable = network.readable(network(batch))
         answers = {name: schema.targets[name].answers(outputs.float().numpy()) for name, outputs in readable.items()}
-        found += [{name: given[place] for name, given in answers.items()} for place in range(len(part))]
+        found += [
+            {name: schema.targets[name].about(given[place], row) for name, given in answers.items()}
+            for place, row in enumerate(part)
+        ]
         done(len(part))
     return found

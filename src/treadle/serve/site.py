@@ -15,7 +15,7 @@ from treadle.serve.predictions import described
 
 _FILES = {
     "index.html": "text/html", "style.css": "text/css", "icon.svg": "image/svg+xml", "app.js": "text/javascript",
-    "client.js": "text/javascript", "predict.js": "text/javascript", "parts.js": "text/javascript",
+    "client.js": "text/javascript", "predict.js": "text/javascript", "parts.js": "text/javascript", "boxes.js": "text/javascript",
     "vendor/preact.module.js": "text/javascript", "vendor/htm.module.js": "text/javascript",
 }
 _HEADERS = {

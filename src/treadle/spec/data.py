@@ -172,7 +172,8 @@ class MediaSource(_Source):
     """Regular expression that the item's file name begins with; its named groups become fields, as in
     ``(?P<digit>\\d)_(?P<speaker>\\w+)_``."""
     labels: str | None = None
-    """A CSV whose column ``file`` names the items and whose other columns become fields; or the IDX file with the labels."""
+    """A CSV, or JSON Lines, whose column ``file`` names the items and whose other columns become fields; or the IDX file with the
+    labels."""
     label_is: str = "label"
     """Name of the field that takes the labels of an IDX file."""
     replace: dict[str, dict[str, str]] = {}

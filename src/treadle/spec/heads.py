@@ -83,6 +83,32 @@ class NextItem(_Head):
     """Whether an item that the history holds may be the answer."""
 
 
+class BoxKeys(Section):
+    """Under which keys each thing's box and label stand."""
+
+    box: str = Field(default="box", min_length=1)
+    """[x, y, width, height] in pixels of the whole picture as it is seen, x and y of the upper left corner, as COCO has it."""
+    label: str = Field(default="label", min_length=1)
+    """What it is."""
+
+
+class Boxes(_Column):
+    """Things in a picture, each with its box and its label: learned queries look at the picture, and each finds one thing or none
+    (Carion et al. 2020). A record's answer is a list such as ``[{box: [4, 9, 30, 20], label: car}]``, or that as JSON text; an
+    empty list says that nothing is there."""
+
+    keys: BoxKeys = BoxKeys()
+    """Of each entry of the list."""
+    queries: int = Field(default=20, ge=1, le=100)
+    """Most things that are found in a picture: well above what pictures show."""
+    threshold: Fraction = 0.5
+    """Probability from which a thing is part of the answer."""
+    width: int = Field(default=128, ge=32, multiple_of=32)
+    """Features of each query."""
+    depth: int = Field(default=2, ge=1, le=12)
+    """Layers in which the queries look at the picture and at each other."""
+
+
 class Head(OneOf):
     """One head: its kind, or its kind with settings."""
 
@@ -97,6 +123,7 @@ class Head(OneOf):
     number: Quantity | None = None
     ctc: Transcript | None = None
     next_item: NextItem | None = None
+    boxes: Boxes | None = None
 
     def column(self, name: str) -> str | None:
         """Field of the record with the right answer of this head, called ``name``; None where the inputs hold it."""

@@ -12,6 +12,7 @@ from treadle.spec.trunks import Trunk
 # What a head needs among the inputs: its kind -> kinds of input of which there must be exactly one.
 _NEEDS = {
     "next_token": ("text",), "masked_token": ("text",), "ctc": ("audio",), "next_item": ("events",),
+    "boxes": ("image",),
 }
 # Heads whose loss of a mixture of two records is the mixture of their losses.
 _MIXED = ("category", "labels", "binary", "number")
@@ -23,7 +24,7 @@ _READS = {
 
 
 # Heads that answer at each position: the trunks that keep the positions apart.
-_KEEPS = {"ctc": ("recurrent", "transformer")}
+_KEEPS = {"ctc": ("recurrent", "transformer"), "boxes": ("conv", "transformer")}
 
 
 class Model(Section):
@@ -58,9 +59,14 @@ class Model(Section):
                 for needed in _NEEDS.get(head.kind, ()) if kinds.count(needed) != 1
             ]
             if trunk not in _KEEPS.get(head.kind, (trunk,)):
-                found.append((at, f"{head.kind} needs positions, which trunk {trunk} sums up; recurrent and transformer keep them"))
-            if head.kind == "ctc" and len(kinds) > 1:
-                found.append((at, "ctc reads the positions of the recording alone: leave the other inputs out"))
+                keep = " and ".join(_KEEPS[head.kind])
+                found.append((at, f"{head.kind} needs positions, which trunk {trunk} sums up; {keep} keep them"))
+            if head.kind in ("ctc", "boxes") and len(kinds) > 1:
+                what = "recording" if head.kind == "ctc" else "picture"
+                found.append((at, f"{head.kind} reads the positions of the {what} alone: leave the other inputs out"))
+            if head.kind == "boxes" and self.trunk.conv and self.trunk.conv.dense:
+                where = ("model", "trunk", "conv", "dense")
+                found.append((where, "dense layers forget where things are, which boxes needs: leave them out"))
             if head.column(name) in {column for key, given in self.inputs.items() for column in given.columns(key)}:
                 found.append((at, f"the field {head.column(name)!r} is an input too, so the answer would be given away"))
         for name, given in self.inputs.items():
@@ -133,6 +139,9 @@ class Model(Section):
         (high, wide), side = image.extent, image.square
         if self.trunk.kind == "transformer" and (high % side or wide % side):
             found.append(((*at, "patch"), f"squares of {side} do not fill a picture of {high} x {wide}"))
+        if image.augment.rotate and any(head.kind == "boxes" for head in self.heads.values()):
+            message = "the box of a turned thing is not known: leave rotate out; crop, scale and flip move boxes along"
+            found.append(((*at, "augment", "rotate"), message))
         if image.augment.mixup:
             unmixed = [f"head {head.kind}" for head in self.heads.values() if head.kind not in _MIXED]
             unmixed += [f"input {key}" for key in self.inputs if key != name]

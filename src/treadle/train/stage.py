@@ -155,8 +155,8 @@ def _text_model(project: Project, dataset: Artifact) -> TextModel:
 def open_table(dataset: Artifact, schema: Schema, part: str, seed: int) -> Table:
     """A part of a dataset of records as examples; those of the train part are changed at random as their fields ask."""
     training = part == "train"
-    changes = schema.changes(seed) if training else {}
-    return Table.open(dataset.path, part, list(schema.inputs), list(schema.targets), seed, changes, shuffle=training)
+    changes, moves = (schema.changes(seed), schema.moves(seed)) if training else ({}, {})
+    return Table.open(dataset.path, part, list(schema.inputs), list(schema.targets), seed, changes, training, moves)
 
 
 def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedback: Artifact) -> Round:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import math
 import re
 import tarfile
@@ -108,7 +109,7 @@ def _row(item: Item, spec: MediaSource, shape: re.Pattern[str] | None, labels: _
 
 
 class _Labels:
-    """The CSV of ``labels``: rows by the item's path, or by its file name where the column holds that."""
+    """The CSV or JSON Lines of ``labels``: rows by the item's path, or by its file name where the column holds that."""
 
     def __init__(self, spec: MediaSource, place: Place) -> None:
         self.rows: dict[str, dict[str, Any]] | None = None
@@ -122,12 +123,33 @@ class _Labels:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(f"{place.key}.labels: {self.source} cannot be read: {error}", cure="give CSV in UTF-8") from None
-        reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-        if "file" not in (reader.fieldnames or ()):
-            have = ", ".join(reader.fieldnames or ())
+        names, rows = self._lines(text, place) if path.suffix in (".jsonl", ".ndjson") else self._cells(text)
+        if "file" not in names:
             message = f"{place.key}.labels: {self.source} has no column 'file'"
+            have = ", ".join(names)
             raise SourceError(message, cure=f"name the column that holds the items' paths 'file'; its columns are: {have}")
-        self.rows = {str(row["file"]): {k: v or None for k, v in row.items() if k and k != "file"} for row in reader}
+        self.rows = {str(row.pop("file")): row for row in rows}
+
+    def _cells(self, text: str) -> tuple[list[str], list[dict[str, Any]]]:
+        """Names of the columns, and the rows, of CSV."""
+        reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+        return list(reader.fieldnames or ()), [{k: v or None for k, v in row.items() if k} for row in reader]
+
+    def _lines(self, text: str, place: Place) -> tuple[list[str], list[dict[str, Any]]]:
+        """The same of JSON Lines: those names that every line has."""
+        rows = []
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                row = json.loads(line) if line.strip() else None
+            except ValueError as error:
+                row, why = 0, str(error)
+            else:
+                why = "it is no JSON object"
+            if row is not None and not isinstance(row, dict):
+                message = f"{place.key}.labels: {self.source}:{number} cannot be read: {why}"
+                raise SourceError(message, cure='write an object a line, as in {"file": "a.jpg", "label": "cat"}')
+            rows += [row] if row is not None else []
+        return [name for name in (rows[0] if rows else ()) if all(name in row for row in rows)], rows
 
     def take(self, name: str) -> dict[str, Any] | None:
         assert self.rows is not None

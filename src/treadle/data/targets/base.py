@@ -21,6 +21,13 @@ class Target(Field):
         """What a row as it came must hold beside, for ``answer`` to be its right one. Raises ``BadValue``."""
         return {self.columns[0]: answer}
 
+    def agree(self, fields: Mapping[str, Any]) -> None:
+        """Raise ``BadValue`` where a record's answer cannot be one about its inputs."""
+
+    def about(self, answer: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+        """One of ``answers`` in the terms of the record that it is about: most often as it is."""
+        return answer
+
     @abstractmethod
     def answers(self, outputs: Array) -> list[dict[str, Any]]:
         """The head's outputs (N, ...), as ``heads/`` says of each kind, as answers: JSON values with the key ``answer``."""

@@ -100,7 +100,8 @@ class ConvTrunk(nn.Module):
             activation = ACTIVATIONS[settings.activation]
             self.dense = nn.Sequential(*(layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), activation())))
             channels = widths[-1]
-        self.form = Form(0 if self.dense is None else 1, channels)
+        grid = (high, wide) if self.dense is None and form.grid else None
+        self.form = Form(1 if self.dense is not None else high * wide if grid else 0, channels, grid)
 
     def forward(self, parts: Sequence[Signal]) -> Signal:
         """One signal -> (B, H x W, C), or (B, 1, C) behind dense layers"""

@@ -15,4 +15,6 @@ export const WHY = {
   always: "This server keeps texts and answers to improve the model. Secrets and personal data are replaced first.",
 };
 
+export const percent = (share) => `${(100 * share).toFixed(1)}%`;
+
 export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;

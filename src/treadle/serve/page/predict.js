@@ -1,8 +1,9 @@
 // A form fitted to the model's inputs; its answers, and what is thought of them.
 
 import { Component } from "./vendor/preact.module.js";
+import { Boxes } from "./boxes.js";
 import { Failure, feedback, predict } from "./client.js";
-import { DOWN, UP, WHY, html } from "./parts.js";
+import { DOWN, UP, WHY, html, percent } from "./parts.js";
 
 const ACCEPTS = { image: "image/*", audio: "audio/*" };
 const MANY = 12; // more choices than this are typed, with suggestions
@@ -25,6 +26,12 @@ function wav(samples, rate) {
   samples.forEach((value, i) => bytes.setInt16(44 + 2 * i, 32767 * Math.max(-1, Math.min(1, value)), true));
   return new Blob([bytes], { type: "audio/wav" });
 }
+
+const isThing = (part) => typeof part === "object";
+
+// An answer as it is written to be corrected: things with boxes as JSON, one a line.
+const written = (answer) => Array.isArray(answer) && answer.every(isThing)
+  ? `[${answer.map(({ box, label }) => JSON.stringify({ box, label })).join(",\n ")}]` : String(answer);
 
 const NONE = { answer: null, rating: null, edited: null, draft: null, thanks: "", note: "", fault: null };
 
@@ -118,7 +125,7 @@ export class Predict extends Component {
 
   correct = () => {
     if (this.state.answer.stored) {
-      const right = Object.entries(this.state.answer.heads).map(([name, { answer }]) => [name, String(answer)]);
+      const right = Object.entries(this.state.answer.heads).map(([name, { answer }]) => [name, written(answer)]);
       this.setState({ draft: Object.fromEntries(right), thanks: "" });
       return;
     }
@@ -197,7 +204,12 @@ export class Predict extends Component {
       </div>`;
   }
 
+  kind(name) {
+    return this.props.config.heads.find((head) => head.name === name)?.kind;
+  }
+
   head(name, { answer, probabilities, quantiles }) {
+    if (this.kind(name) === "boxes") return this.found(name, answer);
     const shown = Array.isArray(answer) ? answer.map((part) => (typeof part === "object" ? JSON.stringify(part) : part)).join(", ") || "none"
       : typeof answer === "number" ? Number(answer.toPrecision(6)).toLocaleString() : String(answer);
     const range = quantiles && Object.entries(quantiles).map(([share, value]) => `${Number((100 * share).toPrecision(4))}%: ${Number(value.toPrecision(4))}`).join(", ");
@@ -206,8 +218,17 @@ export class Predict extends Component {
       <output class="given">${shown}</output>
       ${range && html`<small>${range}</small>`}
       ${probabilities && html`<ol class="shares">${Object.entries(probabilities).slice(0, 10).map(([choice, share]) => html`<li>
-        <span>${choice}</span><meter min="0" max="1" value=${share} aria-label=${`${choice}: ${(100 * share).toFixed(1)}%`}></meter>
-        <span class="share">${(100 * share).toFixed(1)}%</span></li>`)}</ol>`}
+        <span>${choice}</span><meter min="0" max="1" value=${share} aria-label=${`${choice}: ${percent(share)}`}></meter>
+        <span class="share">${percent(share)}</span></li>`)}</ol>`}
+    </div>`;
+  }
+
+  found(name, things) {
+    const { column } = this.props.config.inputs.find(({ kind }) => kind === "image");
+    return html`<div class="head">
+      <h2>${name}</h2>
+      <output class="given">${things.length || "none"}</output>
+      <${Boxes} url=${this.state.files[column]?.url} things=${things} />
     </div>`;
   }
 
@@ -216,11 +237,20 @@ export class Predict extends Component {
     const write = (name) => (event) => this.setState(({ draft: before }) => ({ draft: { ...before, [name]: event.target.value } }));
     const send = (event) => {
       event.preventDefault();
+      const things = config.heads.filter(({ kind }) => kind === "boxes").map(({ name }) => name);
+      try {
+        things.forEach((name) => JSON.parse(draft[name]));
+      } catch (error) {
+        this.setState({ thanks: "", note: `That is no JSON: ${error.message}` });
+        return;
+      }
       this.say({ edited: draft }, "Thank you. The model can learn from it.");
     };
     return html`<form class="desk" onSubmit=${send}>
       ${config.heads.map(({ name, kind, choices }) => html`<label for=${`right-${name}`}>${name}</label>
-        ${choices.length && choices.length <= 200 && kind !== "labels"
+        ${kind === "boxes"
+          ? html`<textarea id=${`right-${name}`} rows="5" value=${draft[name]} required spellcheck="false" onInput=${write(name)}></textarea>`
+          : choices.length && choices.length <= 200 && kind !== "labels"
           ? html`<select id=${`right-${name}`} value=${draft[name]} onChange=${write(name)}>
               ${choices.map((choice) => html`<option value=${choice}>${choice}</option>`)}</select>`
           : html`<input id=${`right-${name}`} type=${kind === "number" ? "number" : "text"} step="any" value=${draft[name]} required
