@@ -110,12 +110,12 @@ def _look(source: AnySource, place: Place, looks: dict[str, Look]) -> tuple[dict
 def _first_rows(source: Any, place: Place) -> tuple[list[tuple[str, Row]], list[Finding]]:
     raw = ROWS[type(source)](source, place)
     if not source.history:
-        return list(itertools.islice(prepared_rows(raw, source), ROWS_READ)), []
+        return list(itertools.islice(prepared_rows(raw, source, place.schema), ROWS_READ)), []
     first = list(itertools.islice(raw, _HISTORY_ROWS))
     have = next((row for _, row in first if not isinstance(row, SetAside)), {})
     needed = [name for name in (source.history.user, source.history.item, source.history.time) if name and name not in have]
     wrong = [(_at(place), f"history: there is no column {name!r}", _nearest(name, have)) for name in needed if have]
-    return list(itertools.islice(prepared_rows(iter(first), source), ROWS_READ)), wrong
+    return list(itertools.islice(prepared_rows(iter(first), source, place.schema), ROWS_READ)), wrong
 
 
 def _columns(rows: list[tuple[str, Row]], place: Place, looks: dict[str, Look]) -> list[Finding]:
@@ -146,7 +146,7 @@ def _see(look: Look, raw: Any, parse: Callable[[Any], Any]) -> None:
         look.unreadable += 1
         look.wrong = look.wrong or f"{error.reason}: {error.detail}".rstrip(": ")
         return
-    if value is None or value == "" or value == []:
+    if value is None or value == "" or (value == [] and look.read_as != "answer: tags"):  # no spans is an answer
         look.missing += 1
         return
     look.example = look.example or str(raw)[:_SHOWN]

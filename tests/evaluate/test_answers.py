@@ -163,4 +163,4 @@ def test_of_numbers_the_lower_error_stands_better():
     assert found is not None
     assert (found["figure"], found["verdict"]) == ("rmse", "better")
     assert found["value"] == pytest.approx(-0.4 * target.deviation, rel=1e-5)
-    assert stand(scored("tags", right, right), scored("tags", right, right), target, weights(100, 2, 0)) is None
+    assert stand(scored("ctc", right, right), scored("ctc", right, right), target, weights(100, 2, 0)) is None

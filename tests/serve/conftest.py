@@ -19,6 +19,7 @@ import torch
 import uvicorn
 from every_input import project_with_every_input
 from playwright.sync_api import Browser, Page, sync_playwright
+from tagged import tagged_project
 
 from treadle.core.project import Project, load_project
 from treadle.data.shards import END_ID
@@ -133,6 +134,15 @@ def shared(template: tuple[Path, tuple[str, str, str]], tmp_path_factory: pytest
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server of a model of records with every kind of input."""
     project, store, ledger, id = project_with_every_input(tmp_path_factory.mktemp("sky"))
+    with running(Site(project, store, ledger, (id, id, id)), (), "127.0.0.1") as server:
+        yield server
+    ledger.close()
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One server of a model that marks names and places."""
+    project, store, ledger, id = tagged_project(tmp_path_factory.mktemp("names"))
     with running(Site(project, store, ledger, (id, id, id)), (), "127.0.0.1") as server:
         yield server
     ledger.close()

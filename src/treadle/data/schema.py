@@ -21,10 +21,12 @@ from treadle.data.fields.image import ImageField
 from treadle.data.fields.number import NumberField
 from treadle.data.fields.text import PairField, TextField
 from treadle.data.record import Record
+from treadle.data.steps.redact import Moves
 from treadle.data.targets.base import Target
 from treadle.data.targets.boxes import BoxesTarget
 from treadle.data.targets.items import NextItemTarget
 from treadle.data.targets.scalar import BinaryTarget, ClassTarget, LabelsTarget, NumberTarget
+from treadle.data.targets.tags import TagsTarget
 from treadle.data.targets.transcript import TranscriptTarget
 from treadle.spec.inputs import Input
 from treadle.spec.model import Model
@@ -37,6 +39,7 @@ FIELDS: dict[str, type[Field]] = {
 }
 TARGETS: dict[str, type[Target]] = {
     "category": ClassTarget, "binary": BinaryTarget, "number": NumberTarget, "labels": LabelsTarget,
+    "tags": TagsTarget,
     "ctc": TranscriptTarget, "next_item": NextItemTarget,
     "boxes": BoxesTarget,
 }
@@ -88,9 +91,27 @@ class Schema:
                 plain[column] = field.parse(raw.get(column))
             except BadValue as error:
                 raise BadValue(error.reason, f"{column}: {error.detail}" if error.detail else column) from None
-        for target in self.targets.values() if answers else ():
-            target.agree(plain)
+        return self._agreed(plain) if answers else plain
+
+    def _agreed(self, plain: dict[str, Any]) -> dict[str, Any]:
+        for target in self.targets.values():
+            try:
+                plain |= target.agree(plain)
+            except BadValue as error:
+                raise BadValue(error.reason, f"{target.name}: {error.detail}") from None
         return plain
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Columns of texts whose characters are counted, so that not even the spaces around them may go."""
+        fields = (field for field in self.inputs.values() if isinstance(field, TextField) and field.whole)
+        return frozenset(column for field in fields for column in field.columns)
+
+    def moved(self, fields: Mapping[str, Any], column: str, text: str, moves: Moves) -> dict[str, Any]:
+        """A record's plain columns with ``text`` in ``column``, which came about by ``moves``. Raises ``BadValue`` where an answer
+        cannot follow."""
+        answers = {own: target.moved(fields[own], column, moves) for target in self.targets.values() for own in target.columns}
+        return self._agreed({**fields, **answers, column: text})
 
     def fit(self, records: Sequence[Record], folder: Path = Path()) -> None:
         """Learn from the train part; relative paths in the settings start at ``folder``."""

@@ -14,7 +14,8 @@ from treadle.data.table import Table
 from treadle.data.targets.scalar import NumberTarget
 from treadle.evaluate.detection import detection_figures
 from treadle.evaluate.items import item_figures, missed_gain
-from treadle.evaluate.metrics import Figure, Floats, interval, ratio
+from treadle.evaluate.metrics import Figure, Floats, interval, ratio, share
+from treadle.evaluate.tags import span_f1, tag_figures
 from treadle.evaluate.transcripts import transcript_figures
 from treadle.model.network import Network
 
@@ -76,18 +77,27 @@ def _known(scores: HeadScores, drawn: Floats) -> tuple[npt.NDArray[np.bool_], Fl
 
 def stand(ours: HeadScores, theirs: HeadScores, target: Any, drawn: Floats) -> dict[str, Any] | None:
     """``ours`` minus ``theirs`` on the same records, in the figure that ranks this kind of head, with its paired 95% interval; None
-    where a record has no figure of its own. ``verdict``: better or worse only where the interval leaves 0 out."""
+    where no figure does. ``verdict``: better or worse only where the interval leaves 0 out."""
     if ours.kind not in RANKED:
         return None
-    name, errors, finish = RANKED[ours.kind]
+    name, figure = RANKED[ours.kind]
     known, drawn = _known(ours, drawn)
-    ours_off, theirs_off = (errors(s.outputs[known], s.targets[known], target) for s in (ours, theirs))
     weights = np.concatenate([np.ones((1, known.sum())), drawn])
-    change = finish(weights @ ours_off / weights.sum(1)) - finish(weights @ theirs_off / weights.sum(1))
+    ours_is, theirs_is = (figure(s.outputs[known], s.targets[known], target, weights) for s in (ours, theirs))
+    change = ours_is - theirs_is
     found = interval(change[0], change[1:])
     lower = name == "rmse"
     wins, loses = (found.high < 0, found.low > 0) if lower else (found.low > 0, found.high < 0)
     return {"figure": name, **found.as_dict(), "verdict": "better" if wins else "worse" if loses else "even"}
+
+
+def _from_mean(errors: Callable[..., Floats], finish: Callable[[Floats], Floats]) -> Callable[..., Floats]:
+    """The figure that ``finish`` makes of the mean of ``errors``, how far off each record is (N,)."""
+
+    def figure(outputs: Outputs, targets: Outputs, target: Any, weights: Floats) -> Floats:
+        return finish(weights @ errors(outputs, targets, target) / weights.sum(1))
+
+    return figure
 
 
 def _wrong_class(outputs: Outputs, targets: Outputs, target: Any) -> Floats:
@@ -109,12 +119,18 @@ def _answer(outputs: Outputs, target: NumberTarget) -> int:
     return target.middle if outputs.shape[1] > 1 else 0
 
 
-RANKED: Mapping[str, tuple[str, Callable[..., Floats], Callable[[Floats], Floats]]] = {
-    "category": ("accuracy", _wrong_class, lambda share: 1 - share), "binary": ("accuracy", _wrong_labels, lambda share: 1 - share),
-    "labels": ("accuracy", _wrong_labels, lambda share: 1 - share), "number": ("rmse", _squared, np.sqrt),
-    "next_item": ("ndcg@10", missed_gain, lambda share: 1 - share),
+def _right(share: Floats) -> Floats:
+    return 1 - share
+
+
+RANKED: Mapping[str, tuple[str, Callable[..., Floats]]] = {
+    "category": ("accuracy", _from_mean(_wrong_class, _right)), "binary": ("accuracy", _from_mean(_wrong_labels, _right)),
+    "labels": ("accuracy", _from_mean(_wrong_labels, _right)), "number": ("rmse", _from_mean(_squared, np.sqrt)),
+    "next_item": ("ndcg@10", _from_mean(missed_gain, _right)), "tags": ("f1", span_f1),
 }
-"""Kind of head -> (figure, how far off each record is (N,), the figure from the mean of that)."""
+"""Kind of head -> (figure, its value (R,) under each row of weights (R, N) from outputs, targets, target and those)."""
+POOLED = frozenset({"category", "binary", "labels", "number"})
+"""Kinds whose outputs are kept, so that the folds of a cross-validation can be looked at together."""
 
 
 def _classes(outputs: Outputs, targets: Outputs, target: Any, drawn: Floats) -> dict[str, Figure]:
@@ -189,17 +205,13 @@ def _labels(outputs: Outputs, targets: Outputs, target: Any, drawn: Floats) -> d
     both, given, are = ((part.sum(1)).astype(np.float64) for part in (said & right, said, right))
     return {
         "accuracy": ratio((said == right).all(1).astype(np.float64), np.ones(len(said)), drawn),
-        "precision": _share(both, given, drawn), "recall": _share(both, are, drawn), "f1": _share(2 * both, given + are, drawn),
+        "precision": share(both, given, drawn), "recall": share(both, are, drawn), "f1": share(2 * both, given + are, drawn),
     }
-
-
-def _share(top: Floats, bottom: Floats, drawn: Floats) -> Figure:
-    return interval(top.sum() / max(bottom.sum(), 1e-12), (drawn @ top) / np.maximum(drawn @ bottom, 1e-12))
 
 
 METRICS: Mapping[str, Callable[..., dict[str, Figure]]] = {
     "category": _classes, "binary": _binary, "number": _number, "labels": _labels,
-    "ctc": transcript_figures,
+    "ctc": transcript_figures, "tags": tag_figures,
     "next_item": item_figures,
     "boxes": detection_figures,
 }

@@ -52,6 +52,11 @@ def ratio(top: Floats, bottom: Floats, drawn: Floats, finish: Callable[[Floats],
     return interval(value, finish((drawn @ top) / (drawn @ bottom)))
 
 
+def share(top: Floats, bottom: Floats, drawn: Floats) -> Figure:
+    """The same for counts that may all be 0, which gives 0."""
+    return interval(top.sum() / max(bottom.sum(), 1e-12), (drawn @ top) / np.maximum(drawn @ bottom, 1e-12))
+
+
 def bits_per_byte(nats: Floats, size: Floats, drawn: Floats) -> Figure:
     """Surprise in bits per byte of text: comparable between tokenizers, and with a compressor."""
     return ratio(nats / math.log(2), size, drawn)

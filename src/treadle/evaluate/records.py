@@ -16,18 +16,19 @@ from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.schema import Schema
 from treadle.data.table import Table
-from treadle.evaluate.answers import RANKED, HeadScores, head_figures, score_records, stand
+from treadle.evaluate.answers import POOLED, HeadScores, head_figures, score_records, stand
 from treadle.evaluate.bag_of_words import bag_of_words
 from treadle.evaluate.boosting import boosted_trees
 from treadle.evaluate.gate import judge
 from treadle.evaluate.items import recommenders
 from treadle.evaluate.metrics import Floats, weights
 from treadle.evaluate.naive import always_the_same
+from treadle.evaluate.tags import words_alone
 from treadle.model.network import load_network
 from treadle.store.artifacts import Artifact, Store, write_json
 
 VERSION = 4
-BASELINES = (always_the_same, boosted_trees, recommenders, bag_of_words)
+BASELINES = (always_the_same, boosted_trees, recommenders, bag_of_words, words_alone)
 """Each: (dataset, schema, scores) -> head -> baseline's name -> its answers to the same records, in the form of the head's own."""
 
 
@@ -60,7 +61,7 @@ def evaluate_records(project: Project, store: Store, model: Artifact, dataset: A
     with making.draft() as draft:
         write_json(draft.path / "scorecard.json", card)
         for name, head in scores.items():
-            if head.kind in RANKED:
+            if head.kind in POOLED:
                 np.save(draft.path / f"outputs.{name}.npy", head.outputs, allow_pickle=False)
         _write_scores(draft.path / "documents.parquet", dataset, network.weights, scores)
         draft.counts.update(card)

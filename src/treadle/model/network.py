@@ -19,6 +19,7 @@ from treadle.core.paths import find_path
 from treadle.model.heads.boxes import BoxesHead
 from treadle.model.heads.items import NextItemHead
 from treadle.model.heads.scalar import BinaryHead, ClassHead, LabelsHead, NumberHead
+from treadle.model.heads.tags import TagsHead
 from treadle.model.heads.tokens import TokenHead
 from treadle.model.heads.transcript import TranscriptHead
 from treadle.model.inputs.audio import AudioInput
@@ -28,7 +29,7 @@ from treadle.model.inputs.fields import NameInput, NumberInput, SetInput, Vector
 from treadle.model.inputs.image import ImageInput
 from treadle.model.inputs.text import PairInput, TokensInput
 from treadle.model.layers.quantized import Int8Rows, quantize_modules
-from treadle.model.layers.signal import Form, Signal
+from treadle.model.layers.signal import Form, Signal, part_of
 from treadle.model.open_weights import load_open_weights, read_shape
 from treadle.model.trunks.conv import ConvTrunk
 from treadle.model.trunks.encoder import EncoderTrunk
@@ -52,7 +53,7 @@ INPUTS: dict[str, Callable[..., nn.Module]] = {
 """Kind -> (layout, kind of trunk, **more) -> a module with ``form`` that gives a ``Signal``."""
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "category": ClassHead, "binary": BinaryHead, "number": NumberHead, "labels": LabelsHead,
-    "ctc": TranscriptHead,
+    "ctc": TranscriptHead, "tags": TagsHead,
     "next_token": TokenHead, "masked_token": TokenHead,
     "next_item": NextItemHead,
     "boxes": BoxesHead,
@@ -84,20 +85,26 @@ class Network(nn.Module):
 
     def signal(self, batch: Batch) -> Signal:
         """What the trunk makes of the batch's inputs."""
-        parts = [
+        found: Signal = self.trunk(self._parts(batch))
+        return found
+
+    def _parts(self, batch: Batch) -> list[Signal]:
+        return [
             module(batch.inputs[name], batch.lengths.get(name), *self._items(self.layouts["inputs"][name]))
             for name, module in self.inputs.items()
         ]
-        found: Signal = self.trunk(parts)
-        return found
 
     def forward(self, batch: Batch) -> dict[str, Any]:
         """Each head's outputs, as its loss takes them."""
-        signal, found = self.signal(batch), {}
+        parts, found = self._parts(batch), {}
+        signal = self.trunk(parts)
         for name, head in self._heads():
-            items = self._items(self.layouts["heads"][name])
-            history = [batch.inputs[self._history(self.layouts["heads"][name])]] if items else []
-            found[name] = head.outputs(signal, *items, *history)
+            layout = self.layouts["heads"][name]
+            items = self._items(layout)
+            history = [batch.inputs[self._history(layout)]] if items else []
+            own = (layout.options or {}).get("input")  # the one whose positions it is about
+            asked = part_of(signal, parts, list(self.inputs).index(own)) if own else signal
+            found[name] = head.outputs(asked, *items, *history)
         return found
 
     def losses(self, outputs: Mapping[str, Any], batch: Batch) -> dict[str, Tensor]:

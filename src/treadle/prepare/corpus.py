@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,13 +14,14 @@ from treadle.core.errors import SourceError
 from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.account import Account, account_lines
+from treadle.data.fields.base import BadValue
 from treadle.data.fields.text import TextField
 from treadle.data.record import Record, SetAside, write_records, write_set_aside
 from treadle.data.schema import Schema
 from treadle.data.sources.collect import collect, place_of
 from treadle.data.steps.dedupe import Clusters, exact_clusters, near_clusters
 from treadle.data.steps.generated import generated_note
-from treadle.data.steps.redact import redact
+from treadle.data.steps.redact import Moves, redact, redact_and_tell
 from treadle.spec.data import Clean, source_name
 from treadle.store.artifacts import Artifact, Store
 
@@ -91,6 +92,10 @@ class Running:
         self.texts = (name,)
         self.types = {name: pa.string()}
 
+    def moved(self, fields: Mapping[str, Any], column: str, text: str, moves: Moves) -> dict[str, Any]:
+        """A record's fields with another text, which came about by ``moves``."""
+        return {**fields, column: text}
+
 
 class Rows:
     """Records with answers: texts among their fields are redacted; copies may be two cases, so they stay unless asked."""
@@ -101,6 +106,7 @@ class Rows:
         self.types = schema.arrow
         texts = [column for field in schema.inputs.values() if isinstance(field, TextField) for column in field.columns]
         self.texts = tuple(texts)
+        self.moved = schema.moved
 
 
 def _collect(project: Project, schema: Schema | None) -> list[list[Record | SetAside]]:
@@ -136,7 +142,7 @@ def _clean(stock: Stock, clean: Clean, kind: Running | Rows) -> None:
         notes = [generated_note(record.fields[kind.texts[0]]) for record in stock.kept]
         stock.sieve([("generated", note) if note else None for note in notes])
     for name in kind.texts:
-        _redact(stock, clean, name)
+        _redact(stock, clean, name, kind)
     wanted = clean.dedupe or ("near" if kind.running else "none")
     if kind.running:
         _dedupe(stock, clean, wanted, kind.texts[0])
@@ -164,8 +170,9 @@ def _too_short(record: Record, least: int) -> tuple[str, str] | None:
     return ("too short", f"{size} bytes") if size < least else None
 
 
-def _redact(stock: Stock, clean: Clean, name: str) -> None:
-    """Redact, or set aside what holds secrets or personal data, each as its setting says."""
+def _redact(stock: Stock, clean: Clean, name: str, kind: Running | Rows) -> None:
+    """Redact, or set aside what holds secrets or personal data, each as its setting says. Answers that count characters of the text
+    move with them."""
     for asked, reason, only in ((clean.secrets, "secret", "secrets"), (clean.pii, "personal data", "pii")):
         if asked == "drop":
             found = [redact(record.fields[name], secrets=only == "secrets", pii=only == "pii")[1] for record in stock.kept]
@@ -173,13 +180,18 @@ def _redact(stock: Stock, clean: Clean, name: str) -> None:
     secrets, pii = clean.secrets == "redact", clean.pii == "redact"
     if not (secrets or pii):
         return
+    lost: list[tuple[str, str] | None] = [None] * len(stock.kept)
     with task("redacting", total=sum(len(record.fields[name]) for record in stock.kept), unit="characters") as work:
         for number, record in enumerate(stock.kept):
-            text, kinds = redact(record.fields[name], secrets, pii)
+            text, kinds, moves = redact_and_tell(record.fields[name], secrets, pii)
             work.advance(len(record.fields[name]))
             if kinds:
-                stock.kept[number] = record.with_fields({**record.fields, name: text})
                 stock.redacted += kinds
+                try:
+                    stock.kept[number] = record.with_fields(kind.moved(record.fields, name, text, moves))
+                except BadValue as error:
+                    lost[number] = (error.reason, f"once redacted, {error.detail}")
+    stock.sieve(lost)
 
 
 def _dedupe(stock: Stock, clean: Clean, wanted: str, name: str) -> None:

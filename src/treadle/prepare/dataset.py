@@ -162,10 +162,12 @@ def make_table(project: Project, store: Store, corpus: Artifact, fold: int | Non
     else:
         parts = split_last(read, schema) if split.by == "last" else split_records(read, seed, split)
     notes = look_over(schema, parts["train"])
+    schema.fit(parts["train"], project.folder)
+    for target in schema.targets.values():
+        notes += target.remarks([target.value(record.fields) for record in parts["train"]])
     for note in notes if fold is None else ():
         say(f"note: {note}")
     with making.draft() as draft:
-        schema.fit(parts["train"], project.folder)
         schema.save(draft.path)
         counts = {}
         with task("encoding", total=sum(map(len, parts.values())), unit="records") as work:

@@ -23,6 +23,7 @@ _RECORDS = {
     "map50": "mean over labels of the average precision, where boxes overlap by half; higher is better",
     "map": "the same, averaged over overlaps of 50% to 95%", "precision": "of what it says, the share that is right",
     "recall": "of what is there, the share that it finds", "f1": "harmonic mean of precision and recall",
+    "token_accuracy": "share of tokens whose tag is right, most of them outside any span",
     "auc": "chance that a yes is ranked above a no", "rmse": "root of the mean squared error, in the data's unit; lower is better",
     "mae": "mean absolute error, in the data's unit; lower is better", "mse": "mean squared error; lower is better",
     "r2": "share of the variance that is explained", "character_error": "wrong characters per right one; lower is better",
@@ -32,6 +33,8 @@ _RECORDS = {
     "perplexity": "as if choosing among so many tokens; lower is better", "loss": "what training lowers",
 }
 """Figures of heads with their meaning. The first of them that a head has is the one that it is judged by at a glance."""
+_FIRST = {"tags": "f1"}
+"""Kind of head -> the figure that it is judged by, where that is another."""
 _IN_UNITS = frozenset({"rmse", "mae", "mse"})
 
 
@@ -69,7 +72,7 @@ def _ordered(facts: Facts, counts: Mapping[str, Any]) -> list[tuple[str, Mapping
 
 def main(head: Mapping[str, Any]) -> str:
     """The figure that this head is judged by at a glance."""
-    return next((name for name in _RECORDS if name in head["metrics"]), "loss")
+    return _FIRST.get(head["kind"]) or next((name for name in _RECORDS if name in head["metrics"]), "loss")
 
 
 def shown(name: str, value: float) -> str:

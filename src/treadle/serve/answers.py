@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from treadle.core.errors import RequestError
-from treadle.data.steps.redact import redact
+from treadle.data.fields.base import BadValue
+from treadle.data.steps.redact import Moves, redact
+from treadle.data.targets.tags import moved_spans, parse_spans
 from treadle.serve.engine import Answer, Engine
+from treadle.spec.heads import SpanKeys
 from treadle.store.ledger import Ledger
 
 Policy = Literal["consent", "always", "never"]
@@ -101,6 +104,16 @@ def record_feedback(
     return edited, found
 
 
+def _spans(given: Any, moves: Moves) -> Any:
+    """A user's spans, which count characters of the text as it was asked about, in the text as it is kept. Raises
+    ``RequestError``."""
+    try:
+        return moved_spans(parse_spans(given, SpanKeys()) or [], moves)
+    except BadValue as error:
+        cure = 'send a list such as [{"start": 0, "end": 4, "label": "PERSON"}], or [] where there is nothing'
+        raise RequestError(f"edited: {error}", field="edited", cure=cure) from None
+
+
 def _right_answers(row: Any, edited: str | dict[str, Any]) -> tuple[str, Counter[str]]:
     """What the heads should have answered, as JSON; of a model of one head the bare answer is enough. Raises ``RequestError``."""
     heads = list(json.loads(row["text"]))
@@ -109,5 +122,8 @@ def _right_answers(row: Any, edited: str | dict[str, Any]) -> tuple[str, Counter
     if unknown or (len(heads) > 1 and not isinstance(edited, dict)):
         cure = f"heads: {', '.join(heads)}; write {{\"{heads[0]}\": ...}}"
         raise RequestError(f"edited: {unknown[0]!r} is no head" if unknown else "edited: say which head", field="edited", cure=cure)
+    for name, moves in row["settings"].get("moves", {}).items():
+        if name in given:
+            given = given | {name: _spans(given[name], moves)}
     text, found = redact(_clean(json.dumps(given, ensure_ascii=False)), secrets=True, pii=True)
     return text, found

@@ -88,7 +88,7 @@ def _rows(project: Project, source: Path, schema: Schema) -> Iterator[tuple[str,
     settings: dict[str, Any] = own.model_dump(exclude={"table", "part", "limit", "history"}) if own else {"licence": "unknown"}
     spec = TableSource(**settings | {"table": str(source.absolute())})
     place = Place(project.folder, "predict", "", project.spec.data.clean.max_size, "file", schema)
-    yield from cells(table_rows(spec, place), spec)
+    yield from cells(table_rows(spec, place), spec, schema.whole)
 
 
 def _plain(schema: Schema, where: str, row: Any) -> Mapping[str, Any] | SetAside:

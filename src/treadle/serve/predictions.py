@@ -7,7 +7,6 @@ import difflib
 import json
 import secrets
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,9 @@ from treadle.data.fields.base import BadValue
 from treadle.data.fields.events import EventsField
 from treadle.data.fields.text import TextField
 from treadle.data.schema import Schema
-from treadle.data.steps.redact import redact
+from treadle.data.steps.redact import Moves, redact_and_tell
+from treadle.data.targets.base import Target
+from treadle.data.targets.tags import TagsTarget, moved_spans
 from treadle.serve.engine import Engine
 from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.store.ledger import Ledger
@@ -31,8 +32,14 @@ def described(worker: Engine | Predictor) -> dict[str, Any]:
         {"column": column, "input": name, "kind": schema.model.inputs[name].kind, "choices": _choices(field)}
         for name, field in schema.inputs.items() for column in field.columns
     ]
-    heads = [{"name": name, "kind": schema.model.heads[name].kind, "choices": _choices(t)} for name, t in schema.targets.items()]
+    heads = [{"name": name, "kind": schema.model.heads[name].kind, "choices": _choices(t), **_reads(t)}
+             for name, t in schema.targets.items()]
     return {"kind": "records", "inputs": inputs, "heads": heads}
+
+
+def _reads(target: Target) -> dict[str, str]:
+    """The column whose characters the head's answers count, if they do."""
+    return {"column": target.text.columns[0]} if isinstance(target, TagsTarget) else {}
 
 
 def _choices(field: Any) -> list[str]:
@@ -71,18 +78,33 @@ def parse_rows(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return plain
 
 
-def redact_rows(schema: Schema, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], Counter[str]]:
+Moved = dict[str, Moves]
+"""Column of a row -> what redaction moved in its text."""
+
+
+def redact_rows(schema: Schema, rows: Sequence[Row]) -> list[tuple[dict[str, Any], Moved]]:
     """The rows with secrets and personal data in their texts replaced; files as base64 are kept as they came."""
     texts = {column for field in schema.inputs.values() if isinstance(field, TextField) for column in field.columns}
-    found: Counter[str] = Counter()
     kept = []
     for row in rows:
-        clean = dict(row)
+        clean, moved = dict(row), {}
         for column in texts & row.keys():
-            clean[column], kinds = redact(str(row[column] or "").replace("\0", "\ufffd"), secrets=True, pii=True)
-            found += kinds
-        kept.append(clean)
-    return kept, found
+            clean[column], _, moved[column] = redact_and_tell(str(row[column] or "").replace("\0", "\ufffd"))
+        kept.append((clean, moved))
+    return kept
+
+
+def _kept_answers(schema: Schema, answer: Prediction, moved: Moved) -> tuple[str, dict[str, Any]]:
+    """The answers as they are kept, and of each head whose answers count characters what moved them: what a user says later about
+    that answer counts those of the text as it was asked about."""
+    text, moves = {}, {}
+    for name, given in answer.items():
+        target = schema.targets[name]
+        text[name] = given["answer"]
+        if isinstance(target, TagsTarget):
+            moves[name] = moved.get(target.text.columns[0], [])
+            text[name] = moved_spans(given["answer"], moves[name])
+    return json.dumps(text, ensure_ascii=False), {"moves": moves} if moves else {}
 
 
 def record_predictions(
@@ -93,17 +115,18 @@ def record_predictions(
     ids = [f"pred-{secrets.token_hex(16)}" for _ in rows]
     seconds = (time.monotonic() - started) / len(rows)
     prompts: list[str | None] = [None] * len(rows)
+    kept: list[tuple[str | None, dict[str, Any]]] = [(None, {})] * len(rows)
     if stored:
         texts = [{column: value for column, value in row.items() if not isinstance(value, Mapping)} for row in rows]
-        clean, _ = redact_rows(worker.schema, texts)
+        clean = redact_rows(worker.schema, texts)
         files = [{column: given[column] for column, value in row.items() if isinstance(value, Mapping)}
                  for given, row in zip(raw, rows, strict=True)]
-        prompts = [json.dumps(part | media, ensure_ascii=False) for part, media in zip(clean, files, strict=True)]
-    for id, prompt, answer in zip(ids, prompts, found, strict=True):
-        text = json.dumps({name: part["answer"] for name, part in answer.items()}, ensure_ascii=False) if stored else None
+        prompts = [json.dumps(part | media, ensure_ascii=False) for (part, _), media in zip(clean, files, strict=True)]
+        kept = [_kept_answers(worker.schema, answer, moved) for answer, (_, moved) in zip(found, clean, strict=True)]
+    for id, prompt, (text, more) in zip(ids, prompts, kept, strict=True):
         ledger.record_answer(
             id=id, version=worker.version.number, package=worker.version.package, stored=stored, prompt=prompt, text=text,
-            settings={"kind": "prediction"}, prompt_tokens=0, answer_tokens=0, seconds=seconds, finish_reason="stop",
+            settings={"kind": "prediction", **more}, prompt_tokens=0, answer_tokens=0, seconds=seconds, finish_reason="stop",
         )
     return ids
 

@@ -6,6 +6,7 @@ _CLASSES = ("loss", "accuracy", "precision", "recall", "f1")
 FIGURES: dict[str, tuple[str, ...]] = {
     "next_token": ("loss", "perplexity", "bits_per_byte", "accuracy"), "masked_token": ("loss", "perplexity", "accuracy"),
     "category": _CLASSES, "labels": _CLASSES, "binary": (*_CLASSES, "auc"), "number": ("loss", "mse", "rmse", "mae", "r2"),
+    "tags": ("loss", "token_accuracy", "precision", "recall", "f1"),
     "ctc": ("loss", "character_error", "word_error"), "next_item": ("loss", "hit@10", "ndcg@10"),
     "boxes": ("loss", "map50", "map", "precision", "recall"),
 }

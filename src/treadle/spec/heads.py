@@ -73,6 +73,29 @@ class Transcript(_Column):
     """A text without known alignment (connectionist temporal classification, Graves et al. 2006)."""
 
 
+class SpanKeys(Section):
+    """What the parts of a span are called in the data."""
+
+    start: str = "start"
+    """Its first character, counted from 0 in the text as it stands in the data."""
+    end: str = "end"
+    """The character behind its last one."""
+    label: str = "label"
+    """What it is."""
+    text: str = "text"
+    """What stands there; where it is given, a record in which something else stands there is set aside."""
+
+
+class Tags(_Column):
+    """Spans of a text with a label each, such as names. The field holds a list of {start, end, label}, or its JSON text; an empty
+    list says that there are none. Each token begins a span, goes on with one, or stands outside (BIO; Ramshaw and Marcus 1995)."""
+
+    input: str | None = None
+    """The input of kind text that the spans stand in; None: the only one."""
+    keys: SpanKeys = SpanKeys()
+    """Other names for the parts of a span, as in ``{start: start_position, end: end_position, label: entity_type}``."""
+
+
 class NextItem(_Head):
     """The item that follows in a history of events (Kang and McAuley 2018)."""
 
@@ -122,6 +145,7 @@ class Head(OneOf):
     binary: Binary | None = None
     number: Quantity | None = None
     ctc: Transcript | None = None
+    tags: Tags | None = None
     next_item: NextItem | None = None
     boxes: Boxes | None = None
 

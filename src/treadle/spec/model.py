@@ -24,7 +24,9 @@ _READS = {
 
 
 # Heads that answer at each position: the trunks that keep the positions apart.
-_KEEPS = {"ctc": ("recurrent", "transformer"), "boxes": ("conv", "transformer")}
+_KEEPS = {
+    "ctc": ("recurrent", "transformer"), "boxes": ("conv", "transformer"), "tags": ("recurrent", "transformer", "pretrained"),
+}
 
 
 class Model(Section):
@@ -58,9 +60,9 @@ class Model(Section):
                 (at, f"{head.kind} needs exactly one input of kind {needed}")
                 for needed in _NEEDS.get(head.kind, ()) if kinds.count(needed) != 1
             ]
-            if trunk not in _KEEPS.get(head.kind, (trunk,)):
-                keep = " and ".join(_KEEPS[head.kind])
-                found.append((at, f"{head.kind} needs positions, which trunk {trunk} sums up; {keep} keep them"))
+            if trunk not in (kept := _KEEPS.get(head.kind, (trunk,))):
+                keep = f"{', '.join(kept[:-1])} and {kept[-1]} keep them"
+                found.append((at, f"{head.kind} needs positions, which trunk {trunk} sums up; {keep}"))
             if head.kind in ("ctc", "boxes") and len(kinds) > 1:
                 what = "recording" if head.kind == "ctc" else "picture"
                 found.append((at, f"{head.kind} reads the positions of the {what} alone: leave the other inputs out"))
@@ -80,7 +82,7 @@ class Model(Section):
             if given.image:
                 found += self._picture_misfits(name, given.image)
         found += self._text_misfits()
-        found += self._item_misfits() + self._start_misfits()
+        found += self._item_misfits() + self._tag_misfits() + self._start_misfits()
         if trunk in ("conv", "pretrained") and len(kinds) > 1:
             found.append((("model", "inputs"), f"trunk {trunk} reads one input; mlp and transformer join several"))
         return found
@@ -131,6 +133,34 @@ class Model(Section):
                 found.append((at, f"trunk {self.trunk.kind} does not look back from each event; transformer and recurrent do"))
             elif getattr(trunk, "causal", None) is False or getattr(trunk, "directions", 1) == 2:
                 found.append((at, "the trunk must look back only: else it would see the item that it predicts"))
+        return found
+
+    def _tag_misfits(self) -> list[tuple[tuple[str, ...], str]]:
+        """Of heads that tag the tokens of a text."""
+        found: list[tuple[tuple[str, ...], str]] = []
+        texts = [name for name, given in self.inputs.items() if given.text]
+        for name, head in self.heads.items():
+            if head.tags is None:
+                continue
+            at = ("model", "heads", name)
+            wanted = head.tags.input
+            if wanted not in texts if wanted else len(texts) != 1:
+                said = f"input: {wanted!r} is no input of kind text" if wanted else f"there are {len(texts)} inputs of kind text"
+                found.append((at, f"{said}: say which one the spans stand in, as in 'input: NAME'"))
+                continue
+            text = wanted or texts[0]
+            if len(self.inputs[text].columns(text)) > 1:
+                message = "the spans of a head are counted in one field: name one column"
+                found.append((("model", "inputs", text, "text", "column"), message))
+            if self.inputs[text].settings.augment.drop:
+                message = "tokens that are left out move the others away from their tags: set drop to 0"
+                found.append((("model", "inputs", text, "text", "augment", "drop"), message))
+            if self.trunk.recurrent and self.trunk.recurrent.directions == 1:
+                message = "a tag depends on what follows too: set directions to 2"
+                found.append((("model", "trunk", "recurrent", "directions"), message))
+            if self.trunk.transformer and self.trunk.transformer.causal:
+                message = "a tag depends on what follows too: leave causal out"
+                found.append((("model", "trunk", "transformer", "causal"), message))
         return found
 
     def _picture_misfits(self, name: str, image: Image) -> list[tuple[tuple[str, ...], str]]:

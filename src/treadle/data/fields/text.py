@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,31 @@ from treadle.data.tokenizer import make_tokenizer, open_tokenizer, restore_token
 _BATCH = 256  # texts encoded at once
 
 
-def parse_text(raw: Any) -> str:
-    """Text; empty where there is none; of a file its content, in UTF-8. Raises ``BadValue`` for what no text can hold."""
+def parse_text(raw: Any, whole: bool = False) -> str:
+    """Text without spaces around it, or ``whole`` with them; empty where there is none; of a file its content, in UTF-8. Raises
+    ``BadValue`` for what no text can hold."""
     if isinstance(raw, Mapping) and isinstance(raw.get("bytes"), bytes):
         try:
             raw = raw["bytes"].decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise BadValue("encoding", f"not UTF-8: byte {error.start}") from None
-    text = text_of(raw) or ""
+    text = raw if whole and isinstance(raw, str) else text_of(raw) or ""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise BadValue("not text", str(error)) from None
     return text
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of a text stand in it."""
+
+    at: Array
+    """(T, 2) start and end of each token that is read (characters), without spaces around it; of a mark, or of mere spaces, nothing
+    lies between them."""
+    cut: bool
+    """Whether the text goes on behind the last one."""
 
 
 class TextField(Field):
@@ -40,6 +53,8 @@ class TextField(Field):
     tokenizer: Tokenizer
     given: Tokenizer | None = None
     """That of an earlier model; None: as the settings say."""
+    whole: bool = False
+    """Spaces around the text belong to it, since an answer counts its characters."""
     frequencies: list[int]
     """How often each token stands in the train part; empty where nothing is drawn by it."""
 
@@ -48,7 +63,7 @@ class TextField(Field):
             self.tokenizer = open_tokenizer(find_path(self.settings.tokenizer.file, folder))
 
     def parse(self, raw: Any) -> str:
-        return parse_text(raw)
+        return parse_text(raw, self.whole)
 
     def value(self, fields: Mapping[str, Any]) -> str:
         text = " ".join(part for column in self.columns if (part := fields.get(column)))
@@ -72,11 +87,35 @@ class TextField(Field):
         rows = [np.array(self._whole(encoding, None, most).ids or [0], np.int64) for encoding in self._encodings(values)]
         return ragged(rows, np.int64)
 
-    def _encodings(self, texts: Iterable[str]) -> list[Encoding]:
-        """Of each text, without marks."""
-        listed = list(texts)
+    def places(self, texts: Sequence[str]) -> list[Places]:
+        """Of each text as it came, where the tokens stand that ``encode`` gives."""
+        most = self.settings.context - self._marks(False)
+        asked = [text.lower() for text in texts] if self.settings.lower else texts
+        found = []
+        for text, read, encoding in zip(texts, asked, self._encodings(asked, self.tokenizer.encode_batch), strict=True):
+            cut = len(encoding) > max(1, most)
+            at = np.array(self._whole(encoding, None, most).offsets or [(0, 0)], np.int64)
+            if len(read) != len(text):  # one capital has two small letters
+                owner = np.repeat(np.arange(len(text) + 1), [*(len(letter.lower()) for letter in text), 1])
+                start, end = at.T
+                at = np.stack([owner[start], np.where(end > start, owner[np.maximum(end - 1, 0)] + 1, owner[start])], 1)
+            found.append(Places(np.array([_without_spaces(text, start, end) for start, end in at.tolist()], np.int64), cut))
+        return found
+
+    @property
+    def marks(self) -> tuple[int, int]:
+        """How many marks stand before and behind a text."""
+        if not self._marks(False):
+            return 0, 0
+        (encoding,) = self._encodings(["a"])
+        special = self._whole(encoding, None, 1).special_tokens_mask
+        return special.index(0), special[::-1].index(0)
+
+    def _encodings(self, texts: Iterable[str], encode: Callable[..., list[Encoding]] | None = None) -> list[Encoding]:
+        """Of each text, without marks; ``encode_batch_fast`` does not say where tokens stand."""
+        listed, encode = list(texts), encode or self.tokenizer.encode_batch_fast
         parts = [listed[start : start + _BATCH] for start in range(0, len(listed), _BATCH)]
-        return [encoding for part in parts for encoding in self.tokenizer.encode_batch_fast(part, add_special_tokens=False)]
+        return [encoding for part in parts for encoding in encode(part, add_special_tokens=False)]
 
     def _marks(self, pair: bool) -> int:
         """How many marks the tokenizer sets around a text, or a pair of them."""
@@ -127,6 +166,14 @@ class TextField(Field):
     def restore(self, state: Mapping[str, Any]) -> None:
         self.tokenizer = restore_tokenizer(state["tokenizer"])
         self.frequencies = list(state.get("frequencies", []))
+
+
+def _without_spaces(text: str, start: int, end: int) -> tuple[int, int]:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
 
 
 def _with_one(keep: Array, free: Array, row: Array, random: np.random.Generator) -> Array:

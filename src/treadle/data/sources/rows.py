@@ -13,6 +13,7 @@ from treadle.core.errors import SourceError
 from treadle.data.fields.base import BadValue
 from treadle.data.fields.text import parse_text
 from treadle.data.record import Record, SetAside, content_id
+from treadle.data.schema import Schema
 from treadle.data.sources.base import Place, Rows
 from treadle.data.sources.history import LEFT, histories
 from treadle.spec.data import HubSource, SqlSource, TableSource, source_name
@@ -26,7 +27,7 @@ _FIRST = 100
 def to_records(rows: Rows, spec: RowsSource, place: Place) -> Iterator[Record | SetAside]:
     """Each (place, row) as a record of the schema's columns, or set aside with the reason. Raises ``SourceError`` for a column that
     is not there at all."""
-    plain = prepared_rows(rows, spec)
+    plain = prepared_rows(rows, spec, place.schema)
     first = list(itertools.islice(plain, _FIRST))
     found = [(where, row) for where, row in first if not isinstance(row, SetAside)]
     if found:
@@ -36,9 +37,9 @@ def to_records(rows: Rows, spec: RowsSource, place: Place) -> Iterator[Record | 
         yield row if isinstance(row, SetAside) else as_record(row, where, spec.licence, place, meta)
 
 
-def prepared_rows(rows: Rows, spec: RowsSource) -> Rows:
+def prepared_rows(rows: Rows, spec: RowsSource, schema: Schema | None) -> Rows:
     """The rows with missing values, replaced texts, histories and the limit as the source's section says."""
-    plain = cells(rows, spec)
+    plain = cells(rows, spec, schema.whole if schema else frozenset())
     if spec.history:
         plain = histories(plain, spec.history, source_name(spec))
     return itertools.islice(plain, spec.limit)
@@ -77,16 +78,17 @@ def _running(row: Mapping[str, Any], place: Place) -> dict[str, Any]:
     return {place.field: text}
 
 
-def cells(rows: Rows, spec: RowsSource) -> Rows:
-    """Rows with spaces around values taken off, texts replaced, and missing values as None, as ``spec`` says."""
+def cells(rows: Rows, spec: RowsSource, whole: frozenset[str]) -> Rows:
+    """Rows with spaces around values taken off, but in the columns ``whole``, texts replaced, and missing values as None, as
+    ``spec`` says."""
     missing = frozenset(spec.missing)
     for where, row in rows:
         if not isinstance(row, SetAside):
-            row = {key: _cell(value, missing, spec.replace.get(key)) for key, value in row.items()}
+            row = {key: _cell(value, missing, spec.replace.get(key), key in whole) for key, value in row.items()}
         yield where, row
 
 
-def _cell(value: Any, missing: frozenset[str], replace: Mapping[str, str] | None) -> Any:
+def _cell(value: Any, missing: frozenset[str], replace: Mapping[str, str] | None, whole: bool) -> Any:
     if isinstance(value, Decimal):
         if not value.is_finite():
             return None
@@ -95,10 +97,10 @@ def _cell(value: Any, missing: frozenset[str], replace: Mapping[str, str] | None
         return bytes(value)
     if not isinstance(value, str):
         return value
-    value = value.strip()
-    if replace and value in replace:
-        value = replace[value]
-    return None if value in missing else value
+    bare = value.strip()
+    if replace and bare in replace:
+        value = bare = replace[bare]
+    return None if bare in missing else value if whole else bare
 
 
 def check_columns(row: Mapping[str, Any], where: str, place: Place) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from treadle.data.steps import credentials, personal
 
 Span = tuple[int, int, str]
+Moves = list[list[tuple[int, int, int]]]
+"""Passes over a text, one after the other, each (start, end, length of what stands there now) from left to right (characters)."""
 Finder = Callable[[str], Iterator[Span]]
 
 SECRETS: tuple[Finder, ...] = (credentials.private_keys, credentials.tokens, credentials.url_passwords, credentials.assignments)
@@ -21,8 +23,14 @@ PERSONAL: tuple[Finder, ...] = (personal.emails, personal.ibans, personal.number
 
 def redact(text: str, secrets: bool = True, pii: bool = True) -> tuple[str, Counter[str]]:
     """``text`` with placeholders, and how many of each kind. A second pass finds nothing more."""
+    return redact_and_tell(text, secrets, pii)[:2]
+
+
+def redact_and_tell(text: str, secrets: bool = True, pii: bool = True) -> tuple[str, Counter[str], Moves]:
+    """The same, and what stands elsewhere since."""
     finders = (SECRETS if secrets else ()) + (PERSONAL if pii else ())
     counts: Counter[str] = Counter()
+    moves: Moves = []
     while spans := _apart(sorted(span for finder in finders for span in finder(text))):
         pieces, at = [], 0
         for start, end, kind in spans:
@@ -30,7 +38,8 @@ def redact(text: str, secrets: bool = True, pii: bool = True) -> tuple[str, Coun
             at = end
             counts[kind] += 1
         text = "".join([*pieces, text[at:]])
-    return text, counts
+        moves.append([(start, end, len(kind) + 2) for start, end, kind in spans])
+    return text, counts, moves
 
 
 def _apart(spans: list[Span]) -> list[Span]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from treadle.data.columns import Array
 from treadle.data.fields.base import Field
+from treadle.data.steps.redact import Moves
 
 
 class Target(Field):
@@ -21,8 +22,14 @@ class Target(Field):
         """What a row as it came must hold beside, for ``answer`` to be its right one. Raises ``BadValue``."""
         return {self.columns[0]: answer}
 
-    def agree(self, fields: Mapping[str, Any]) -> None:
-        """Raise ``BadValue`` where a record's answer cannot be one about its inputs."""
+    def agree(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a record's plain columns changes once the answer was held against the inputs. Raises ``BadValue`` where it cannot be
+        one about them."""
+        return {}
+
+    def moved(self, answer: Any, column: str, moves: Moves) -> Any:
+        """A plain answer after ``moves`` in the text of ``column``: another one only where it counts characters."""
+        return answer
 
     def about(self, answer: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         """One of ``answers`` in the terms of the record that it is about: most often as it is."""

@@ -74,7 +74,7 @@ class BoxesTarget(Target):
             raise BadValue("not a list of boxes", "a label is empty")
         return {"box": [float(n) for n in box], "label": label}
 
-    def agree(self, fields: Mapping[str, Any]) -> None:
+    def agree(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         things: list[Thing] = fields.get(self.columns[0]) or []
         if things:
             seen = self._window(fields)
@@ -82,6 +82,7 @@ class BoxesTarget(Target):
                 x, y, wide, high = thing["box"]
                 if x >= seen.wide or y >= seen.high or x + wide <= 0 or y + high <= 0:
                     raise BadValue("box outside the picture", f"{thing['box']} of {seen.wide:g} x {seen.high:g} pixels")
+        return {}
 
     def value(self, fields: Mapping[str, Any]) -> tuple[list[str], Array] | None:
         """Labels, and (things, 4) boxes as shares of what the model sees."""

@@ -58,6 +58,19 @@ def join_signals(parts: Sequence[Signal]) -> Signal:
     return Signal(x.gather(1, order[..., None].expand_as(x)), known.sum(1))
 
 
+def part_of(signal: Signal, parts: Sequence[Signal], index: int) -> Signal:
+    """Of what a trunk made of the positions of all ``parts``, those of one."""
+    part = parts[index]
+    if len(parts) == 1:
+        return Signal(signal.features, part.lengths)
+    first = torch.zeros(len(signal.features), dtype=torch.long, device=signal.features.device)
+    for before in parts[:index]:
+        first = first + (before.features.shape[1] if before.lengths is None else before.lengths)
+    at = first[:, None] + torch.arange(part.features.shape[1], device=first.device)
+    at = at.clamp_max(signal.features.shape[1] - 1)[..., None]
+    return Signal(signal.features.gather(1, at.expand(-1, -1, signal.features.shape[2])), part.lengths)
+
+
 @dataclass(frozen=True)
 class Form:
     """What a ``Signal`` looks like: ``length`` positions (0: varies) of ``width`` features; ``grid`` (H, W) where the positions

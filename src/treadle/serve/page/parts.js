@@ -18,3 +18,15 @@ export const WHY = {
 export const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
 export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+// A text with its spans marked, and what was not read greyed. Spans count characters, JavaScript's strings count UTF-16 units.
+export function marked(text, spans, read) {
+  const letters = Array.from(text), piece = (from, to) => letters.slice(from, to).join("");
+  let at = 0;
+  const pieces = spans.flatMap(({ start, end, label, probability }) => {
+    const before = piece(at, start);
+    at = end;
+    return [before, html`<mark title=${`${label}: ${percent(probability)}`}>${piece(start, end)}<b>${label}</b></mark>`];
+  });
+  return [...pieces, piece(at, read ?? letters.length), read === undefined ? "" : html`<s>${piece(read, letters.length)}</s>`];
+}

@@ -3,7 +3,7 @@
 import { Component } from "./vendor/preact.module.js";
 import { Boxes } from "./boxes.js";
 import { Failure, feedback, predict } from "./client.js";
-import { DOWN, UP, WHY, html, percent } from "./parts.js";
+import { DOWN, UP, WHY, html, marked, percent, plural } from "./parts.js";
 
 const ACCEPTS = { image: "image/*", audio: "audio/*" };
 const MANY = 12; // more choices than this are typed, with suggestions
@@ -29,9 +29,9 @@ function wav(samples, rate) {
 
 const isThing = (part) => typeof part === "object";
 
-// An answer as it is written to be corrected: things with boxes as JSON, one a line.
+// An answer as it is written to be corrected: things with boxes, and spans, as JSON, one a line.
 const written = (answer) => Array.isArray(answer) && answer.every(isThing)
-  ? `[${answer.map(({ box, label }) => JSON.stringify({ box, label })).join(",\n ")}]` : String(answer);
+  ? `[${answer.map(({ probability, text, ...thing }) => JSON.stringify(thing)).join(",\n ")}]` : String(answer);
 
 const NONE = { answer: null, rating: null, edited: null, draft: null, thanks: "", note: "", fault: null };
 
@@ -208,8 +208,19 @@ export class Predict extends Component {
     return this.props.config.heads.find((head) => head.name === name)?.kind;
   }
 
-  head(name, { answer, probabilities, quantiles }) {
+  // The text in which a head marks spans.
+  marked(name, { answer, read }) {
+    const { column } = this.props.config.heads.find((head) => head.name === name);
+    return html`<div class="head"><h2>${name}</h2>
+      <output class="marked">${marked(this.state.values[column] ?? "", answer, read)}</output>
+      <small>${answer.length ? `${plural(answer.length, "span")}.` : "Nothing was found."}${read === undefined ? ""
+        : ` Only the first ${read.toLocaleString()} characters were read.`}</small></div>`;
+  }
+
+  head(name, given) {
+    const { answer, probabilities, quantiles } = given;
     if (this.kind(name) === "boxes") return this.found(name, answer);
+    if (this.kind(name) === "tags") return this.marked(name, given);
     const shown = Array.isArray(answer) ? answer.map((part) => (typeof part === "object" ? JSON.stringify(part) : part)).join(", ") || "none"
       : typeof answer === "number" ? Number(answer.toPrecision(6)).toLocaleString() : String(answer);
     const range = quantiles && Object.entries(quantiles).map(([share, value]) => `${Number((100 * share).toPrecision(4))}%: ${Number(value.toPrecision(4))}`).join(", ");
@@ -248,8 +259,9 @@ export class Predict extends Component {
     };
     return html`<form class="desk" onSubmit=${send}>
       ${config.heads.map(({ name, kind, choices }) => html`<label for=${`right-${name}`}>${name}</label>
-        ${kind === "boxes"
-          ? html`<textarea id=${`right-${name}`} rows="5" value=${draft[name]} required spellcheck="false" onInput=${write(name)}></textarea>`
+        ${kind === "boxes" || kind === "tags"
+          ? html`<textarea id=${`right-${name}`} rows="5" value=${draft[name]} required spellcheck="false" onInput=${write(name)}></textarea>
+              ${kind === "tags" && html`<small>start and end count characters from 0; [] where there is nothing. Labels: ${choices.join(", ")}</small>`}`
           : choices.length && choices.length <= 200 && kind !== "labels"
           ? html`<select id=${`right-${name}`} value=${draft[name]} onChange=${write(name)}>
               ${choices.map((choice) => html`<option value=${choice}>${choice}</option>`)}</select>`
