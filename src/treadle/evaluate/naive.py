@@ -25,8 +25,8 @@ def always_the_same(dataset: Artifact, schema: Schema, scores: Mapping[str, Head
 
 
 def _constant(head: HeadScores, column: Column) -> Any:
-    """Class frequencies, the share of yes, the mean number, each label's share, the commonest text, each label's mean box, no span; for
-    every record."""
+    """Class frequencies, the share of yes, the mean number, each label's share, the commonest text, each label's mean box, no
+    span; for every record."""
     count, train = len(head.targets), np.asarray(column.values)
     if head.kind == "ctc":
         texts = Counter(tuple(row.tolist()) for row in np.split(train, column.starts[1:-1])) if column.starts is not None else {}

@@ -23,8 +23,8 @@ class Target(Field):
         return {self.columns[0]: answer}
 
     def agree(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a record's plain columns changes once the answer was held against the inputs. Raises ``BadValue`` where it cannot be
-        one about them."""
+        """What of a record's plain columns changes once the answer was held against the inputs. Raises ``BadValue`` where it
+        cannot be one about them."""
         return {}
 
     def moved(self, answer: Any, column: str, moves: Moves) -> Any:

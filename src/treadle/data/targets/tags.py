@@ -151,12 +151,12 @@ class TagsTarget(Target):
         return np.concatenate([tokens, spoken.reshape(-1, 3)])
 
     def answers(self, outputs: Array) -> list[dict[str, Any]]:
-        """From (N, T, 2): 1 + the tag of each token, and its probability. They are spans only in the text that they are ``about``."""
+        """From (N, T, 2): 1 + the tag of each token, and its probability. They are spans in the text that they are ``about``."""
         return [{"answer": row.tolist()} for row in outputs]
 
     def about(self, answer: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-        """The spans. The probability of one is that of all its tokens' tags together. ``read`` is there where the text is longer than
-        what is read: how many characters that is."""
+        """The spans. The probability of one is that of all its tokens' tags together. ``read`` is there where the text is longer
+        than what is read: how many characters that is."""
         text = fields.get(self.text.columns[0]) or ""
         (place,), given = self.text.places([text]), np.array(answer["answer"])
         spans = [
