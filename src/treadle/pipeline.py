@@ -25,6 +25,7 @@ from treadle.plan.records import RecordsPlan, plan_records
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset, make_table
 from treadle.spec.project import ProjectSpec
+from treadle.spec.units import format_figure
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.ledger import Ledger
 from treadle.train.stage import first_round, improvement_round, train_model
@@ -223,7 +224,8 @@ def _pass_gate(scorecard: Artifact) -> None:
     failed = [row for row in scorecard.counts["gate"] if not row["passed"]]
     if failed:
         figures = "; ".join(
-            f"{row['metric']} {row['value']:.4g} (95% interval {row['low']:.4g} to {row['high']:.4g}) is not {row['bound']}"
+            f"{row['metric']} {format_figure(row['value'])} (95% interval {format_figure(row['low'])} to "
+            f"{format_figure(row['high'])}) is not {row['bound']}"
             for row in failed
         )
         cure = "train longer or deeper, give more data, or lower evaluate.gate; the scorecard is in 'treadle report'"

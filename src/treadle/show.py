@@ -11,7 +11,7 @@ from treadle.core.project import Project
 from treadle.data.account import account_lines
 from treadle.plan.show import comparison_lines, table
 from treadle.report.verdicts import fold_standing, standing
-from treadle.spec.units import format_count, format_size
+from treadle.spec.units import format_count, format_figure, format_size
 
 _SAMPLE_LINES = 8
 _METRICS = {
@@ -175,7 +175,7 @@ def folds(card: Mapping[str, Any]) -> list[str]:
 
 
 def _spread(figure: Mapping[str, float]) -> str:
-    return f"{figure['mean']:.4g} \u00b1 {figure['spread']:.2g}"
+    return f"{format_figure(figure['mean'])} \u00b1 {format_figure(figure['spread'], 2)}"
 
 
 def _gate_lines(card: Mapping[str, Any]) -> list[str]:
@@ -214,4 +214,4 @@ def package(found: Mapping[str, Any]) -> list[str]:
 
 
 def _figure(figure: Mapping[str, float]) -> str:
-    return f"{figure['value']:.4g}  ({figure['low']:.4g} to {figure['high']:.4g})"
+    return f"{format_figure(figure['value'])}  ({format_figure(figure['low'])} to {format_figure(figure['high'])})"

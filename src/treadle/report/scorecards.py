@@ -10,7 +10,7 @@ from treadle.report.charts import Whisker, both_widths, whisker_chart
 from treadle.report.gather import Facts, Manifest
 from treadle.report.html import Html, join, table, tag, text
 from treadle.report.verdicts import standing
-from treadle.spec.units import format_count
+from treadle.spec.units import format_count, format_figure
 
 _LANGUAGE = {
     "bits_per_byte": ("bits per byte", "surprise per byte of text; lower is better"),
@@ -80,7 +80,7 @@ def shown(name: str, value: float) -> str:
     if not math.isfinite(value):
         return "—"
     if name in _IN_UNITS:
-        return f"{value:#.4g}".rstrip(".")
+        return format_figure(value) if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".")
     digits = 1 if name == "perplexity" else 3
     return f"{round(value, digits) + 0.0:.{digits}f}"  # never -0.000
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from treadle.spec.units import format_figure
+
 _WORDS = {"better": "better than {}", "worse": "worse than {}", "even": "not told apart from {}"}
 
 
@@ -30,6 +32,7 @@ def fold_standing(head: Mapping[str, Any]) -> list[str]:
 def _change(against: Mapping[str, Any]) -> str:
     """The difference with its 95% interval: shares in points of a hundred, numbers as they are."""
     if against["figure"] == "rmse":
-        return f"{against['value']:+.4g} ({against['low']:+.4g} to {against['high']:+.4g})"
+        said = [format_figure(against[key], sign="+") for key in ("value", "low", "high")]
+        return f"{said[0]} ({said[1]} to {said[2]})"
     value, low, high = (100 * float(against[key]) for key in ("value", "low", "high"))
     return f"{value:+.2f} points ({low:+.2f} to {high:+.2f})"

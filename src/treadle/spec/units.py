@@ -129,6 +129,12 @@ def significant(value: float, digits: int = 4) -> float:
     return float(f"{value:.{digits}g}")
 
 
+def format_figure(value: float, digits: int = 4, sign: str = "") -> str:
+    """``0.9806``, ``44,560``, ``1.2e-07``: so many significant digits, large numbers in full; with ``sign`` "+" never without."""
+    rounded = significant(value, digits)
+    return f"{rounded:{sign},.0f}" if 10**digits <= abs(rounded) < 1e15 else f"{rounded:{sign}.{digits}g}"
+
+
 def format_duration(seconds: float) -> str:
     """``0.45 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min``, ``3 d 4 h``."""
     if seconds < 10:
