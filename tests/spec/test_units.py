@@ -124,7 +124,8 @@ def test_a_bound_is_never_kept_by_nan() -> None:
 @pytest.mark.parametrize(
     ("value", "digits", "sign", "text"),
     [(0.98063, 4, "", "0.9806"), (44559.6, 4, "", "44,560"), (1234.56, 4, "", "1235"), (-0.5, 4, "+", "-0.5"),
-     (12.345, 4, "+", "+12.35"), (1.2e-7, 4, "", "1.2e-07"), (1234.0, 2, "", "1,200"), (float("nan"), 4, "", "nan"), (0.0, 4, "", "0")],
+     (12.345, 4, "+", "+12.35"),
+     (1.2e-7, 4, "", "1.2e-07"), (1234.0, 2, "", "1,200"), (float("nan"), 4, "", "nan"), (0.0, 4, "", "0")],
 )
 def test_figures_are_written_for_people(value: float, digits: int, sign: str, text: str):
     assert format_figure(value, digits, sign) == text
