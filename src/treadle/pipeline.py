@@ -24,6 +24,8 @@ from treadle.plan.estimate import compare as compare_plan
 from treadle.plan.records import RecordsPlan, plan_records
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset, make_table
+from treadle.report.fitting import judge_fitting
+from treadle.report.gather import read_history
 from treadle.spec.project import ProjectSpec
 from treadle.spec.units import format_figure
 from treadle.store.artifacts import Artifact, Store
@@ -65,6 +67,8 @@ class Outcome:
     scorecard: Mapping[str, Any] = field(default_factory=dict)
     folds: Mapping[str, Any] = field(default_factory=dict)
     """The scorecard of cross-validation, where ``evaluate.folds`` asks for it."""
+    fitting: Mapping[str, Any] = field(default_factory=dict)
+    """Whether the model over-fits or under-fits, and the cure."""
     package: Mapping[str, Any] = field(default_factory=dict)
     account: Mapping[str, Any] = field(default_factory=dict)
     redacted: Mapping[str, int] = field(default_factory=dict)
@@ -97,7 +101,7 @@ class Outcome:
         conditions = [{"text": text, "holds": holds} for text, holds in self.decision.conditions] if self.decision else []
         return {
             "artifacts": self.artifacts, "scorecard": dict(self.scorecard), "folds": dict(self.folds),
-            "package": dict(self.package),
+            "fitting": dict(self.fitting), "package": dict(self.package),
             "account": dict(self.account), "redacted": dict(self.redacted), "cached": self.cached,
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
             "plan": dict(self.plan), "promoted": self.decision.promote if self.decision else None, "conditions": conditions,
@@ -118,6 +122,7 @@ def build(workshop: Workshop, plan: Plan | RecordsPlan | None) -> Outcome:
         with outcome.timed("train") as made:
             model = workshop.keep(train_model(project, store, dataset, first_round(project, dataset)))
             made.append(model)
+        outcome.fitting = judge_fitting(read_history(store, model.manifest), model.counts, project.spec).as_dict()
         with outcome.timed("evaluate") as made:
             scorecard = workshop.keep(evaluate_model(project, store, model, dataset))
             made.append(scorecard)

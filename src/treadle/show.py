@@ -92,6 +92,8 @@ def outcome(found: Mapping[str, Any], file: Path | None = None) -> list[str]:
     if found.get("conditions"):
         lines += ["", "promoted:" if found["promoted"] else "not promoted:"]
         lines += [f"  {'yes' if row['holds'] else ' NO'}  {row['text']}" for row in found["conditions"]]
+    if (fitting := found.get("fitting")) and fitting["warns"]:
+        lines += ["", f"the model {fitting['words']}", f"  to mend it: {fitting['cure']}"]
     if found.get("version"):
         lines += ["", f"version {found['version']} is live; a running server changes over by itself"]
         lines += [f"  to start one:  treadle serve{_where(file)}"]
@@ -148,7 +150,8 @@ def _heads(card: Mapping[str, Any]) -> list[str]:
     lines = [f"scorecard on the {card['part']} part ({card['records']} records), 95% intervals:"]
     for name, head in card["heads"].items():
         baselines = head["baselines"]
-        unanswered = f", {head['unanswered']} without a known answer" if head["unanswered"] else ""
+        unanswered = f", {head['unanswered']} without an answer" if head["unanswered"] else ""
+        unanswered += f", {head['unseen']} whose answer training never saw, counted as wrong" if head.get("unseen") else ""
         lines.append(f"  {name} ({head['kind']}{unanswered})")
         rows = [("", "this model", *baselines)]
         for metric, figure in head["metrics"].items():

@@ -213,7 +213,7 @@ class _Prune:
     def on_step(self, figures: Step) -> None:
         pass
 
-    def on_validation(self, figures: Step, loss: float) -> None:
+    def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
         self.trial.report(self.sign * loss, int(figures.progress / self.every + 1e-9) if self.every else 0)
         if figures.progress < 1 and self.trial.should_prune():
             raise self.pruned(f"validation loss {loss:.4g} after {figures.progress:.0%} is above the median")

@@ -52,7 +52,7 @@ class Seen:
     def on_step(self, figures: Step) -> None:
         self.steps.append(figures)
 
-    def on_validation(self, figures: Step, loss: float) -> None:
+    def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
         self.validations.append((figures.step, loss))
 
 
@@ -188,7 +188,7 @@ class StopAt:
         if figures.step == self.step:
             os.kill(os.getpid(), self.number)
 
-    def on_validation(self, figures: Step, loss: float) -> None:
+    def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
         pass
 
 

@@ -100,6 +100,19 @@ class Windows(Examples):
         return self._orders[epoch]
 
 
+class Chosen(Examples):
+    """Some examples of another sequence, numbered anew from 0, each once."""
+
+    def __init__(self, examples: Examples, numbers: Numbers) -> None:
+        self.examples, self.numbers, self.context = examples, numbers, examples.context
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def rows(self, numbers: Numbers) -> Batch:
+        return self.examples.rows(self.numbers[numbers])
+
+
 class Mixed(Examples):
     """Two sequences woven into one, ``share`` of it (to a thousandth) from ``second``, evenly; nest for more than two."""
 

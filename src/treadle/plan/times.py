@@ -47,7 +47,9 @@ def _validations(project: Project) -> int:
 
 
 def _validation_seconds(project: Project, data: DataSize, calibration: Calibration) -> float:
-    return min(project.spec.train.validate_tokens, max(data.validation, 1)) * calibration.forward_seconds
+    """Of the validation part, and of as much of the train part."""
+    watched = min(project.spec.train.validate_tokens, max(data.validation, 1))
+    return (watched + min(watched, max(data.train, 1))) * calibration.forward_seconds
 
 
 def stage_times(project: Project, data: DataSize, calibration: Calibration, work: Work) -> dict[str, tuple[float, str]]:

@@ -39,10 +39,12 @@ class Whisker:
 def line_chart(
     series: Sequence[Series], title: str, x_label: str, y_label: str, width: int, height: int = 260,
     x_text: Callable[[float], str] | None = None, y_text: Callable[[float], str] | None = None, zero: bool = False,
+    level: tuple[str, float] | None = None,
 ) -> Html:
-    """Lines over one x axis, each named at its end. ``zero``: the y axis starts at 0."""
+    """Lines over one x axis, each named at its end. ``zero``: the y axis starts at 0. ``level``: a dashed line, its name and y."""
     series = [Series(s.name, _thin(s.points), s.colour, s.kind) for s in series if s.points]
     xs, ys = ([point[i] for s in series for point in s.points] for i in (0, 1))
+    ys += [level[1]] if level else []
     named = [s for s in series if s.name]
     label_width = max((len(s.name) for s in named), default=0) * CHAR + (14 if named else 10)
     y_ticks = ticks(min(0.0, *ys) if zero else min(ys), max(ys), max(3, height // 55))
@@ -68,6 +70,9 @@ def line_chart(
         parts.append(tag("line", x1=at_x(x), x2=at_x(x), y1=bottom, y2=bottom + 4, class_="tick"))
         parts.append(tag("text", show_x(x), x=at_x(x), y=bottom + 17, text_anchor="middle"))
     parts.append(tag("text", x_label, x=right, y=height - 5, text_anchor="end", class_="axis"))
+    if level:
+        parts.append(tag("line", x1=left, x2=right, y1=at_y(level[1]), y2=at_y(level[1]), class_="bound"))
+        parts.append(tag("text", level[0], x=right, y=at_y(level[1]) - 6, text_anchor="end", class_="axis"))
     for s in series:
         parts.append(_drawn(s, [(at_x(x), at_y(y)) for x, y in s.points], show_x, show_y, x_label))
     ends = _spread([at_y(s.points[-1][1]) for s in named], 15, top, bottom)

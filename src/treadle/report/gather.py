@@ -84,7 +84,7 @@ def gather(project: Project, store: Store, ledger: Ledger) -> Facts:
     cards = list({card["counts"]["dataset"]: card for card in (*every, *([packed] if packed in every else []))}.values())
     cards.sort(key=lambda card: not (dataset and card["counts"]["dataset"] == dataset["id"]))
     return Facts(
-        project, manifests, corpus, dataset, model, package, cards, _earlier(manifests, model, cards), _history(store, model),
+        project, manifests, corpus, dataset, model, package, cards, _earlier(manifests, model, cards), read_history(store, model),
         deployments, [dict(row) for row in ledger.all_runs()], [dict(row) for row in ledger.all_feedback()], ledger.totals(),
     )
 
@@ -128,7 +128,7 @@ def _earlier(manifests: Mapping[str, Manifest], model: Manifest | None, cards: S
     return found
 
 
-def _history(store: Store, model: Manifest | None) -> list[Mapping[str, float]]:
+def read_history(store: Store, model: Manifest | None) -> list[Mapping[str, float]]:
     """Lines that are whole; a missing or damaged file gives fewer or none, and the report says so."""
     lines: list[Mapping[str, float]] = []
     if model is None:

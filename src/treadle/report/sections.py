@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from treadle.report import scorecards
 from treadle.report.charts import Series, both_widths, line_chart, paired_bars
 from treadle.report.facts import moment
+from treadle.report.fitting import WARNS, judge_fitting
 from treadle.report.gather import Facts, Manifest
 from treadle.report.html import Html, join, tag
 from treadle.report.scorecards import glance
@@ -87,14 +88,17 @@ def learning(facts: Facts) -> Html:
     counts = facts.model["counts"]
     unit = unit_of(counts)
     axis = "loss, nats per token" if unit == "tokens" else "loss"
-    seen = [line for line in facts.history if "validation_loss" in line]
     loss = [(line["tokens"], line["loss"]) for line in steps]
+    alike = [(line["tokens"], line["train_loss_eval"]) for line in facts.history if "train_loss_eval" in line]
+    seen = [(line["tokens"], line["validation_loss"]) for line in facts.history if "validation_loss" in line]
     series = [
-        Series("", loss, 1, "faint"), Series("training", _smooth(loss), 1),
-        Series("validation", [(line["tokens"], line["validation_loss"]) for line in seen], 2, "dots"),
+        Series("", loss, 1, "faint"), Series("training", alike, 1, "dots") if alike else Series("training", _smooth(loss), 1),
+        Series("validation", seen, 2, "dots"),
     ]
+    naive = counts.get("naive_loss")
+    level = ("the best answer that looks at no input", naive) if naive is not None else None
     chart = both_widths(
-        lambda width: line_chart(series, "Loss over training", unit, axis, width, 300, format_count)
+        lambda width: line_chart(series, "Loss over training", unit, axis, width, 300, format_count, level=level)
     )
     small = [
         _small(steps, unit, "learning_rate", "learning rate", 3),
@@ -112,8 +116,22 @@ def learning(facts: Facts) -> Html:
         words += ". It stopped early, since the validation loss no longer fell; the weights of the lowest are kept"
     if len(facts.trainings) > 1:
         words = f"This is the last of {len(facts.trainings)} rounds, the one that learned from feedback. {words}"
-    note = "Faint: every step. Solid: its running mean. Points: the validation part."
-    return join([tag("p", words + "."), tag("figure", chart, tag("figcaption", note)), tag("div", *small, class_="row")])
+    note = "Faint: every step. Points: records that it learns from and the validation part, measured alike at the same moments."
+    if not alike:
+        note = "Faint: every step. Solid: its running mean. Points: the validation part."
+    return join([
+        tag("p", words + "."), _fitting(facts), tag("figure", chart, tag("figcaption", note)), tag("div", *small, class_="row"),
+    ])
+
+
+def _fitting(facts: Facts) -> Html:
+    """Whether the first training over-fits or under-fits; a round of improvement is validated on old data, which says neither."""
+    if facts.model is None or len(facts.trainings) > 1:
+        return Html("")
+    found = judge_fitting(facts.history, facts.model["counts"], facts.project.spec)
+    words = [found.words[:1].upper() + found.words[1:] + "."]
+    words += [f" To mend it: {found.cure}."] if found.cure else []
+    return tag("p", *words, class_="warns" if found.verdict in WARNS else None)
 
 
 def samples(facts: Facts) -> Html:

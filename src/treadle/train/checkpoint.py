@@ -38,6 +38,8 @@ class Position:
     """Training time so far, over all interruptions."""
     validations: int = 0
     validation_loss: float | None = None
+    train_loss_eval: float | None = None
+    """Of examples that are trained on, measured as the validation loss is."""
     loss: float | None = None
     best: float | None = None
     """Lowest validation loss so far."""

@@ -39,7 +39,9 @@ class Step:
 class Hook(Protocol):
     def on_step(self, figures: Step) -> None: ...
 
-    def on_validation(self, figures: Step, loss: float) -> None: ...
+    def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
+        """``trained``: of examples that are trained on, measured alike."""
+        ...
 
 
 class ProgressHook:
@@ -59,7 +61,7 @@ class ProgressHook:
         speed = f"{format_count(round(figures.tokens_per_second))} {self.unit}/s, {share:.0%} of the matrix peak"
         self.task.at(figures.progress, f"{speed}, step {figures.step}, loss {figures.loss:.3f}{self.validation}")
 
-    def on_validation(self, figures: Step, loss: float) -> None:
+    def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
         self.validation = f", validation {loss:.3f}"
 
 
@@ -78,8 +80,9 @@ class HistoryHook:
             tokens_per_second=round(figures.tokens_per_second, 1),
         )
 
-    def on_validation(self, figures: Step, loss: float) -> None:
-        self._write(step=figures.step, tokens=figures.tokens, seconds=round(figures.seconds, 3), validation_loss=loss)
+    def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
+        also = {} if trained is None else {"train_loss_eval": trained}
+        self._write(step=figures.step, tokens=figures.tokens, seconds=round(figures.seconds, 3), validation_loss=loss, **also)
 
     def size(self) -> int:
         """Bytes written so far, all of them on disk."""
@@ -118,9 +121,11 @@ class TensorBoardHook:
         values = [Summary.Value(tag=f"train/{name}", simple_value=getattr(figures, name)) for name in names]
         self._write(Event(step=figures.step, summary=Summary(value=values)))
 
-    def on_validation(self, figures: Step, loss: float) -> None:
-        value = Summary.Value(tag="validation/loss", simple_value=loss)
-        self._write(Event(step=figures.step, summary=Summary(value=[value])))
+    def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
+        values = [Summary.Value(tag="validation/loss", simple_value=loss)]
+        if trained is not None:
+            values.append(Summary.Value(tag="train/loss_eval", simple_value=trained))
+        self._write(Event(step=figures.step, summary=Summary(value=values)))
         self.writer.flush()
 
     def close(self) -> None:

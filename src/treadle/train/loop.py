@@ -86,6 +86,8 @@ class Loop:
     workspace: Path
     unit: str = "tokens"
     """What the run counts: ``tokens``, padding included, or ``records``."""
+    validate_train: Callable[[Any], float] | None = None
+    """The same measure as ``validate``, of examples that are trained on."""
 
     def resume(self) -> Position:
         """Make the optimiser, and go back to the newest whole checkpoint where there is one."""
@@ -181,13 +183,14 @@ class Loop:
 
     def _validate(self, figures: Step, watchers: Sequence[Hook]) -> None:
         loss = self.validate(self.model)
+        trained = self.validate_train(self.model) if self.validate_train else None
         every = self.settings.validate_every
         self.position.validations = int(figures.progress / every + 1e-9) if every else 0
-        self.position.validation_loss = loss
+        self.position.validation_loss, self.position.train_loss_eval = loss, trained
         if self.settings.patience:
             self._keep_best(loss)
         for hook in watchers:
-            hook.on_validation(figures, loss)
+            hook.on_validation(figures, loss, trained)
 
     def _keep_best(self, loss: float) -> None:
         """Keep the weights of the lowest validation loss, and count how often in a row it was not reached."""

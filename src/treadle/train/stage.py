@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,7 +19,7 @@ from treadle.core.paths import file_digest, find_path
 from treadle.core.progress import say, task
 from treadle.core.project import Project
 from treadle.core.runtime import Runtime, choose_runtime, matrix_peak
-from treadle.data.loader import Examples, Mixed, Windows
+from treadle.data.loader import Chosen, Examples, Mixed, Windows, permutation
 from treadle.data.masking import Masked, Masker
 from treadle.data.rows import Documents
 from treadle.data.schema import FILE as FIELDS_FILE
@@ -39,6 +40,7 @@ from treadle.store.artifacts import Artifact, Draft, Store
 from treadle.store.start import open_start
 from treadle.train.hooks import Hook, ProgressHook, TensorBoardHook
 from treadle.train.loop import Batches, Horizon, Loop, mean_loss
+from treadle.train.naive import naive_loss
 from treadle.train.objectives import OBJECTIVES
 
 VERSION = 2
@@ -67,6 +69,9 @@ class Round:
     """Units in one pass over the validation part."""
     reasons: tuple[Derived, ...]
     """What was given or chosen, and why."""
+    sample: Chosen | None = None
+    """Examples that are trained on, as they are without random changes: so many as are validated on, and measured alike. None in a
+    round of improvement, whose validation part is of old data alone."""
 
     @property
     def unit(self) -> str:
@@ -77,6 +82,17 @@ class Round:
     def per_row(self) -> int:
         """Units in one row of a batch."""
         return self.held_out.context or 1
+
+    def watched(self, batch: int) -> int:
+        """Examples that are validated on: all records, of tokens as many whole batches as the settings say."""
+        return watched_rows(self.held_out, self.held_out_units, self.settings, batch)
+
+
+def watched_rows(held_out: Examples, units: int, settings: Train, batch: int) -> int:
+    """Of a validation part of so many ``units``, tokens or records."""
+    if not held_out.context:
+        return units
+    return batch * max(1, min(settings.validate_tokens, units) // (batch * held_out.context))
 
 
 def first_round(project: Project, dataset: Artifact) -> Round:
@@ -89,22 +105,27 @@ def first_round(project: Project, dataset: Artifact) -> Round:
         if start := open_start(project):
             count = len(take_over(model, start.folder))
             say(f"starting from the {count} token and trunk weights of {spec.model.start_from}")
+        known = np.sort(permutation(spec.seed, 0, table.records, 2)[: held_out.records])
+        plain = Table.open(dataset.path, "train", list(schema.inputs), list(schema.targets), shuffle=False)
         return Round(
             (dataset.id,), model, table, held_out, "answers", spec.train, resolved.budget, resolved.learning_rate, table.records,
-            held_out.records, resolved.reasons,
+            held_out.records, resolved.reasons, Chosen(plain, known),
         )
     name, head = _names(project)
     text = _text_model(project, dataset)
     windows = Windows(Shard(dataset.path, "train"), text.context, spec.seed, name, head)
     watched = Windows(Shard(dataset.path, "validation"), text.context, 0, name, head)
     seen: tuple[Examples, Examples] = (windows, watched)
+    as_it_is: Examples = windows
     if spec.model.masks:
         tokenizer, settings = load_tokenizer(dataset.path / "tokenizer.json"), spec.model.heads[head].settings
         seen = (Masked(windows, Masker(tokenizer, settings, spec.seed)), Masked(watched, Masker(tokenizer, settings, 0)))
+        as_it_is = Masked(windows, Masker(tokenizer, settings, 0))
+    rows = min(watched_rows(watched, watched.tokens_per_epoch, spec.train, resolved.batch), windows.windows)
     objective = "next_token" if isinstance(text, LanguageModel) else "answers"
     return Round(
         (dataset.id,), text, *seen, objective, spec.train, resolved.budget, resolved.learning_rate, windows.tokens_per_epoch,
-        watched.tokens_per_epoch, resolved.reasons,
+        watched.tokens_per_epoch, resolved.reasons, Chosen(as_it_is, np.arange(rows, dtype=np.int64)),
     )
 
 
@@ -210,14 +231,16 @@ def _run(
     """The loop with its hooks; gives the manifest's counts."""
     batch, settings = project.resolved.batch, round.settings
     size = batch * round.per_row
-    watched = _validation_rows(round, batch)
+    watched, sample = round.watched(batch), round.sample
     horizon = Horizon.of(round.budget, size, round.per_epoch)
     flops = train_flops(round, batch)
+    naive = naive_loss(round.model, sample, len(sample), batch) if sample else None
     round.model.to(runtime.device)
     loop = Loop(
         round.model, OBJECTIVES[round.objective], round.batches,
         lambda model: mean_loss(model, round.held_out, batch, watched, runtime), horizon, settings, batch, round.learning_rate,
         runtime, workspace, round.unit,
+        (lambda model: mean_loss(model, sample, batch, len(sample), runtime)) if sample else None,
     )
     peak = matrix_peak(runtime)
     torch.manual_seed(project.spec.seed)  # of dropout's masks; a checkpoint brings its own state
@@ -238,7 +261,8 @@ def _run(
     return {
         "unit": round.unit, "best_validation_loss": end.best, "stopped_early": horizon.progress(end) < 1.0,
         "steps": end.step, "tokens": end.tokens, "seconds": significant(end.seconds), "loss": end.loss,
-        "validation_loss": end.validation_loss, "parameters": round.model.parameter_count, "tokens_per_second": significant(speed),
+        "validation_loss": end.validation_loss, "train_loss_eval": end.train_loss_eval, "naive_loss": naive,
+        "parameters": round.model.parameter_count, "tokens_per_second": significant(speed),
         "flops_share": significant(speed * flops / peak), "matrix_peak": peak, "peak_memory": peak_memory(),
         "budget": str(round.budget), "resumed_at": resumed, "shape": shape,
         "derived": [{"key": d.key, "value": str(d.value), "reason": d.reason} for d in round.reasons],
@@ -246,13 +270,6 @@ def _run(
             "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads, "reason": runtime.reason,
         },
     }
-
-
-def _validation_rows(round: Round, batch: int) -> int:
-    """Examples that are read each time: all records, of tokens as many whole batches as the settings say."""
-    if round.unit == "records":
-        return round.held_out_units
-    return batch * max(1, min(round.settings.validate_tokens, round.held_out_units) // (batch * round.per_row))
 
 
 def train_flops(round: Round, batch: int) -> float:
