@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from treadle.data.table import Table
-from treadle.data.targets.scalar import NumberTarget
+from treadle.data.targets.scalar import UNSEEN, NumberTarget
 from treadle.evaluate.detection import detection_figures
 from treadle.evaluate.items import item_figures, missed_gain
 from treadle.evaluate.metrics import Figure, Floats, interval, ratio, share
@@ -33,7 +33,18 @@ class HeadScores:
     """(N, ...) as ``data/targets`` reads them."""
     targets: Outputs
     losses: Floats
-    """(N,), NaN where a record has no answer."""
+    """(N,), NaN where a record has no answer, or one that training never saw."""
+
+    @property
+    def unseen(self) -> npt.NDArray[np.bool_]:
+        """(N,) which right answers training never saw: whatever was said is wrong."""
+        named = self.kind in ("category", "binary")
+        return np.asarray(self.targets == UNSEEN if named else np.zeros(len(self.losses)), np.bool_)
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """(N,) which records have a right answer."""
+        return ~np.isnan(self.losses) | self.unseen
 
 
 @torch.inference_mode()
@@ -62,15 +73,18 @@ def _joined(parts: list[Outputs]) -> Outputs:
 
 
 def head_figures(scores: HeadScores, target: Any, drawn: Floats) -> dict[str, Figure]:
-    """The figures of one head over the records that have an answer; ``drawn`` (resamples, N) are bootstrap counts."""
+    """The figures of one head over the records that have an answer, the loss over those whose answer training saw; ``drawn``
+    (resamples, N) are bootstrap counts."""
     known, drawn = _known(scores, drawn)
-    losses = {"loss": ratio(scores.losses[known], np.ones(known.sum()), drawn)}
+    off = scores.losses[known]
+    seen = ~np.isnan(off)
+    losses = {"loss": ratio(np.where(seen, off, 0.0), seen.astype(np.float64), drawn[(drawn @ seen) > 0])}
     return losses | METRICS[scores.kind](scores.outputs[known], scores.targets[known], target, drawn)
 
 
 def _known(scores: HeadScores, drawn: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
     """Which records have an answer, and the resamples that draw one of them."""
-    known = ~np.isnan(scores.losses)
+    known = scores.known
     drawn = drawn[:, known]
     return known, drawn[drawn.any(1)]
 
@@ -105,7 +119,7 @@ def _wrong_class(outputs: Outputs, targets: Outputs, target: Any) -> Floats:
 
 
 def _wrong_labels(outputs: Outputs, targets: Outputs, target: Any) -> Floats:
-    wrong = (outputs >= 0.5) != (targets > 0.5)
+    wrong = ((outputs >= 0.5) != (targets > 0.5)) | (targets == UNSEEN)
     return np.asarray(wrong.reshape(len(wrong), -1).any(1), np.float64)
 
 
@@ -138,7 +152,10 @@ def _classes(outputs: Outputs, targets: Outputs, target: Any, drawn: Floats) -> 
 
 
 def _confusion(given: npt.NDArray[np.int64], right: npt.NDArray[np.int64], classes: int, drawn: Floats) -> dict[str, Figure]:
-    """accuracy, and precision, recall and F1 as the mean over the classes that occur (macro)."""
+    """accuracy, and precision, recall and F1 as the mean over the classes that occur (macro); those that training never saw count
+    as one, of which nothing is found."""
+    if (right == UNSEEN).any():
+        right, classes = np.where(right == UNSEEN, classes, right), classes + 1
     cells = given * classes + right  # (N,)
     weights = np.concatenate([np.ones((1, len(cells))), drawn])
     table = np.stack([np.bincount(cells, row, classes * classes) for row in weights]).reshape(-1, classes, classes)
@@ -162,9 +179,9 @@ def _binary(outputs: Outputs, targets: Outputs, target: Any, drawn: Floats) -> d
     weights = np.concatenate([np.ones((1, len(yes))), drawn])
     both, said, are = (weights @ part.astype(np.float64) for part in (yes & right, yes, right))
     values = {
-        "accuracy": weights @ (yes == right) / weights.sum(1), "precision": both / np.maximum(said, 1e-12),
+        "accuracy": weights @ ((yes == right) & (targets != UNSEEN)) / weights.sum(1), "precision": both / np.maximum(said, 1e-12),
         "recall": both / np.maximum(are, 1e-12), "f1": 2 * both / np.maximum(said + are, 1e-12),
-        "auc": _auc(outputs, right, weights[:201]),
+        "auc": _auc(outputs, right, weights[:201] * (targets != UNSEEN)),
     }
     return {name: interval(value[0], value[1:]) for name, value in values.items()}
 

@@ -14,7 +14,6 @@ import numpy as np
 from treadle.core.progress import say, task
 from treadle.data.columns import Array, load_column
 from treadle.data.schema import Schema
-from treadle.data.targets.scalar import IGNORE
 from treadle.evaluate.answers import HeadScores, Outputs
 from treadle.store.artifacts import Artifact
 
@@ -67,7 +66,7 @@ def _fitted(dataset: Artifact, head: str, balance: bool, seen: Mapping[str, Any]
 def _known(dataset: Artifact, part: str, head: str, seen: Mapping[str, Any]) -> tuple[Any, Array]:
     """The features and right answers of the records that have one."""
     targets = np.asarray(load_column(dataset.path, part, f"heads.{head}").values)
-    known = targets != IGNORE if targets.dtype.kind == "i" else ~np.isnan(targets)
+    known = targets >= 0 if targets.dtype.kind == "i" else ~np.isnan(targets)
     return seen[part][known], targets[known]
 
 

@@ -15,7 +15,7 @@ from treadle.core.progress import say, task
 from treadle.data.columns import Array, Column, load_column
 from treadle.data.fields.date import FEATURES
 from treadle.data.schema import Schema
-from treadle.data.targets.scalar import IGNORE, NumberTarget
+from treadle.data.targets.scalar import NumberTarget
 from treadle.evaluate.answers import HeadScores, Outputs
 from treadle.store.artifacts import Artifact
 
@@ -106,7 +106,7 @@ def _are_names(schema: Schema, seen: Sequence[str]) -> list[bool]:
 def _known(dataset: Artifact, part: str, head: str, features: Array) -> tuple[Array, Array]:
     """The features and right answers of the records that have one."""
     targets = np.asarray(load_column(dataset.path, part, f"heads.{head}").values)
-    known = targets != IGNORE if targets.dtype.kind == "i" else ~np.isnan(targets)
+    known = targets >= 0 if targets.dtype.kind == "i" else ~np.isnan(targets)
     return features[known], targets[known]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from treadle.core.project import Project
 from treadle.data.columns import load_column
 from treadle.data.schema import Schema
-from treadle.data.targets.scalar import BinaryTarget, ClassTarget, LabelsTarget, NumberTarget
+from treadle.data.targets.scalar import IGNORE, BinaryTarget, ClassTarget, LabelsTarget, NumberTarget
 from treadle.evaluate.answers import HeadScores, Outputs, head_figures
 from treadle.evaluate.metrics import weights
 from treadle.store.artifacts import Artifact, Store, write_json
@@ -77,7 +77,7 @@ def _pooled(store: Store, cards: Sequence[Artifact], name: str, resamples: int, 
         right.append(np.asarray(load_column(dataset.path, "test", f"heads.{name}").values))
     joined, given, known = _one_target(targets, outputs, right)
     kind = str(cards[0].counts["heads"][name]["kind"])
-    lost = np.isnan(known) if known.dtype.kind == "f" else known < 0
+    lost = np.isnan(known) if known.dtype.kind == "f" else known == IGNORE
     losses = np.where(lost.reshape(len(lost), -1).any(1), np.nan, 0.0)
     found = head_figures(HeadScores(kind, given, known, losses), joined, weights(len(known), resamples, seed))
     found.pop("loss")

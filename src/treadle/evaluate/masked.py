@@ -50,7 +50,8 @@ def evaluate_masked(project: Project, store: Store, model: Artifact, dataset: Ar
     card: dict[str, Any] = {
         "kind": "records", "measure": "loss", "model": model.id, "dataset": dataset.id, "part": "test", "records": len(chosen),
         "heads": {head: {
-            "kind": given.kind, "metrics": {key: figure.as_dict() for key, figure in figures[head].items()}, "unanswered": 0,
+            "kind": given.kind, "metrics": {key: figure.as_dict() for key, figure in figures[head].items()},
+            "unanswered": 0, "unseen": 0,
             "baselines": {key: {metric: figure.as_dict() for metric, figure in found.items()} for key, found in naive.items()},
         }},
         "hidden": int(count.sum()), "gate": judge(settings, figures) if baselines else [],

@@ -27,7 +27,7 @@ from treadle.evaluate.tags import words_alone
 from treadle.model.network import load_network
 from treadle.store.artifacts import Artifact, Store, write_json
 
-VERSION = 4
+VERSION = 5
 BASELINES = (always_the_same, boosted_trees, recommenders, bag_of_words, words_alone)
 """Each: (dataset, schema, scores) -> head -> baseline's name -> its answers to the same records, in the form of the head's own."""
 
@@ -52,7 +52,8 @@ def evaluate_records(project: Project, store: Store, model: Artifact, dataset: A
         "heads": {
             name: {
                 "kind": scores[name].kind, "metrics": {metric: figure.as_dict() for metric, figure in found.items()},
-                "baselines": compared.get(name, {}), "unanswered": int(np.isnan(scores[name].losses).sum()),
+                "baselines": compared.get(name, {}), "unanswered": int((~scores[name].known).sum()),
+                "unseen": int(scores[name].unseen.sum()),
             }
             for name, found in figures.items()
         },

@@ -25,7 +25,7 @@ from treadle.data.steps.redact import Moves, redact, redact_and_tell
 from treadle.spec.data import Clean, source_name
 from treadle.store.artifacts import Artifact, Store
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same sources and settings give another corpus."""
 
 RECORDS = "records.parquet"
@@ -116,9 +116,14 @@ def _collect(project: Project, schema: Schema | None) -> list[list[Record | SetA
         found = []
         for number, source in enumerate(data.sources):
             place = place_of(project, number, schema)
-            found.append(list(collect(source, place)))
+            found.append([_from_source(item, number) for item in collect(source, place)])
             work.advance(1, source_name(source))
     return found
+
+
+def _from_source(item: Record | SetAside, number: int) -> Record | SetAside:
+    """A record knows which source it is from: two may have one pattern."""
+    return replace(item, meta={**item.meta, "from": number}) if isinstance(item, Record) else item
 
 
 def _fingerprint(collected: Sequence[Sequence[Record | SetAside]], project: Project) -> str:
@@ -224,11 +229,10 @@ def _one_group(records: Sequence[Record], clusters: Clusters) -> list[Record]:
 
 def _source_counts(project: Project, stock: Stock) -> list[dict[str, Any]]:
     counts = []
-    for source in project.spec.data.sources:
-        name = source_name(source)
-        own = [record for record in stock.kept if record.meta["pattern"] == name]
+    for number, source in enumerate(project.spec.data.sources):
+        own = [record for record in stock.kept if record.meta["from"] == number]
         size = sum(_size(record) for record in own)
-        counts.append({"pattern": name, "licence": source.licence, "files": len(own), "bytes": size})
+        counts.append({"pattern": source_name(source), "licence": source.licence, "files": len(own), "bytes": size})
     return counts
 
 

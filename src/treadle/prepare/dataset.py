@@ -97,13 +97,17 @@ def split_records(records: Iterable[Record], seed: int, split: Split) -> dict[st
 
 def _check(parts: dict[str, list[Record]], split: Split) -> None:
     """Raise ``UserError`` for an empty part: with few groups, chance may give one nothing."""
-    total = sum(map(len, parts.values()))
+    total, groups = sum(map(len, parts.values())), len({record.group for records in parts.values() for record in records})
     for part, records in parts.items():
         if records:
             continue
         share = {"test": split.test, "validation": split.validation}.get(part, 1 - split.test - split.validation)
+        message = f"the {part} part got none of the {total} records (its share is {share:.1%} of the groups)"
         cure = f"add data, {f'raise data.split.{part}' if part != 'train' else 'lower data.split.test'}, or try another seed"
-        raise UserError(f"the {part} part got none of the {total} records (its share is {share:.1%} of the groups)", cure=cure)
+        if groups < total / 2:
+            message += f": they are of {groups} group{'s' * (groups != 1)} only, and records that are alike are one group"
+            cure = "name a column whose values tell the cases apart, such as their number, in data.split.by; or " + cure
+        raise UserError(message, cure=cure)
 
 
 def _learn(records: Sequence[Record], name: str, text: Text, mask: bool) -> Tokenizer:

@@ -133,7 +133,8 @@ def _heads(facts: Facts, counts: Mapping[str, Any], earlier: Manifest | None) ->
 def _head(name: str, head: Mapping[str, Any], before: Mapping[str, Any], gate: list[Mapping[str, Any]]) -> list[Html]:
     key = main(head)
     others = {title: row[key] for title, row in head["baselines"].items() if key in row}
-    known = f", {head['unanswered']:,} records without a known answer" if head["unanswered"] else ""
+    known = f", {head['unanswered']:,} records without an answer" if head["unanswered"] else ""
+    known += f", {head['unseen']:,} whose answer training never saw, counted as wrong" if head.get("unseen") else ""
     told = [tag("li", line[:1].upper() + line[1:]) for line in standing(head)]
     bound = _bound(gate, f"{name}.{key}") or _bound(gate, key)
     columns = {"this model": head["metrics"], **({"before improvement": before["metrics"]} if before else {}), **head["baselines"]}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from treadle.spec.fields import Fraction, Section
 from treadle.spec.kinds import OneOf
 
+Size = Annotated[int, Field(ge=1)]
 Activation = Literal["sigmoid", "tanh", "relu", "gelu", "silu"]
 
 
@@ -42,7 +43,7 @@ class Transformer(Section):
 class Mlp(Section):
     """Dense layers over all inputs side by side."""
 
-    width: int | list[int] = 256
+    width: Size | Annotated[list[Size], Field(min_length=1)] = 256
     """Features of each layer, or one number per layer."""
     depth: int = Field(default=2, ge=1, le=64)
     """Layers, where ``width`` is one number."""
@@ -63,7 +64,7 @@ class Mlp(Section):
 class Conv(Section):
     """Convolutions over an image or a spectrogram: plain blocks, or a residual net."""
 
-    channels: list[int] = Field(default=[32, 64, 64], min_length=1)
+    channels: list[Size] = Field(default=[32, 64, 64], min_length=1)
     """Of each stage; between stages the picture is halved."""
     blocks: int = Field(default=1, ge=1, le=16)
     """Convolutions, or residual blocks, of each stage."""
@@ -77,7 +78,7 @@ class Conv(Section):
     """Keep the size of the picture in each convolution."""
     activation: Activation = "relu"
     """After each convolution: sigmoid, tanh, ReLU, GELU or SiLU."""
-    dense: list[int] = []
+    dense: list[Size] = []
     """Dense layers behind the last stage; none: the mean over the picture."""
     dropout: Fraction = 0.0
     """Share of features zeroed before the head, in training only."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -19,7 +20,8 @@ FEATURES = 10
 
 
 def parse_moment(raw: Any) -> float | None:
-    """Seconds since 1970 in UTC, or None where there is nothing; numbers are such seconds already. Raises ``BadValue``."""
+    """Seconds since 1970 in UTC, or None where there is nothing. A number is such seconds already, but four digits are a year, and
+    eight are a day. Raises ``BadValue``."""
     if isinstance(raw, datetime):
         return (raw if raw.tzinfo else raw.replace(tzinfo=UTC)).timestamp()
     if isinstance(raw, date):
@@ -28,7 +30,7 @@ def parse_moment(raw: Any) -> float | None:
     if text is None:
         return None
     try:
-        if text.lstrip("-").replace(".", "", 1).isdecimal() and len(text.split(".")[0]) != 8:  # 20240131 is a day
+        if text.lstrip("-").replace(".", "", 1).isdecimal() and not re.fullmatch(r"\d{4}(\d{4}(\.\d*)?)?", text):  # 2024, 20240131
             return datetime.fromtimestamp(float(text), UTC).timestamp()  # a moment of the years 1 to 9999, or none
         moment = parser.parse(text, default=datetime(1970, 1, 1))
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

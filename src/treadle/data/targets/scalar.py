@@ -19,12 +19,14 @@ from treadle.data.fields.number import parse_number
 from treadle.data.targets.base import Target
 
 IGNORE = -100
+UNSEEN = -1
+"""An answer that the train part does not hold: no loss is taken of it, and whatever the model says is wrong."""
 _SHOWN = 20
 """Classes whose probability is given, the likeliest first."""
 
 
 class ClassTarget(Target):
-    """(N,) int64 class numbers, ``IGNORE`` where the class was never seen in training."""
+    """(N,) int64 class numbers, ``UNSEEN`` for a class that training never saw, ``IGNORE`` where there is no answer."""
 
     def parse(self, raw: Any) -> str | None:
         return text_of(raw)
@@ -40,7 +42,7 @@ class ClassTarget(Target):
 
     def encode(self, values: Sequence[str | None]) -> Column:
         ids = {name: id for id, name in enumerate(self.classes)}
-        return Column(np.array([ids.get(value, IGNORE) if value is not None else IGNORE for value in values], np.int64))
+        return Column(np.array([ids.get(value, UNSEEN) if value is not None else IGNORE for value in values], np.int64))
 
     def answers(self, outputs: Array) -> list[dict[str, Any]]:
         """From probabilities (N, C)."""
@@ -64,7 +66,7 @@ class ClassTarget(Target):
 
 
 class BinaryTarget(Target):
-    """(N,) float32: 1 for the positive value, 0 for the other, NaN where there is no answer."""
+    """(N,) float32: 1 for the positive value, 0 for the other, ``UNSEEN`` for a third one, NaN where there is no answer."""
 
     def parse(self, raw: Any) -> str | None:
         return text_of(raw)
@@ -86,7 +88,7 @@ class BinaryTarget(Target):
 
     def encode(self, values: Sequence[str | None]) -> Column:
         ids = {name: float(id) for id, name in enumerate(self.names)}
-        return Column(np.array([ids.get(value, math.nan) if value is not None else math.nan for value in values], np.float32))
+        return Column(np.array([ids.get(value, UNSEEN) if value is not None else math.nan for value in values], np.float32))
 
     def answers(self, outputs: Array) -> list[dict[str, Any]]:
         """From the probability of the positive value (N,)."""

@@ -1,7 +1,7 @@
 """One class, yes or no, a number, several labels: one answer per row. B rows, D features, C classes.
 
 Every head has ``outputs`` (what the loss takes), ``losses`` (B,) of the rows, NaN where there is no answer, and ``readable``: the
-outputs as ``data/targets`` turns them into answers.
+outputs as ``data/targets`` turns them into answers. A class that training never saw is below 0, and has no loss.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from treadle.core.batch import IGNORE
 from treadle.core.layout import Layout
 from treadle.model.layers.signal import Form, Signal
 
@@ -38,14 +37,15 @@ class ClassHead(_Scalar):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Logits (B, C), classes (B,) -> nats (B,): -log p of the right class, with label smoothing and class weights if set."""
-        return self._entropy(outputs, targets, "none").masked_fill(targets == IGNORE, torch.nan)
+        return self._entropy(outputs, targets, "none").masked_fill(targets < 0, torch.nan)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean of ``losses`` over the rows with an answer, in one kernel; 0 where there is none."""
-        return self._entropy(outputs, targets, "sum") / (targets != IGNORE).sum().clamp_min(1)
+        return self._entropy(outputs, targets, "sum") / (targets >= 0).sum().clamp_min(1)
 
     def _entropy(self, outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
-        return F.cross_entropy(outputs, targets, self.weights, None, IGNORE, None, reduction, self.options.get("smoothing", 0.0))
+        seen = targets.clamp_min(-1)
+        return F.cross_entropy(outputs, seen, self.weights, None, -1, None, reduction, self.options.get("smoothing", 0.0))
 
     def readable(self, outputs: Tensor) -> Tensor:
         """Probabilities (B, C)."""
@@ -61,7 +61,7 @@ class BinaryHead(_Scalar):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Logits (B, 1), 0 or 1 (B,) -> nats (B,): -y log p - (1 - y) log(1 - p)."""
-        known = ~targets.isnan()
+        known = targets >= 0
         y = targets.where(known, 0.0)
         loss = F.binary_cross_entropy_with_logits(outputs[:, 0], y, reduction="none")
         return (loss * (self.no + (self.yes - self.no) * y)).masked_fill(~known, torch.nan)
