@@ -205,6 +205,32 @@ def test_data_is_counted_without_the_excluded_and_the_too_long(folder: Path) -> 
     assert data.tokens == pytest.approx(data.text / sources.bytes_per_token(300), abs=1)
 
 
+@pytest.mark.parametrize(("tokenizer", "rate"), [("characters: 67", 1.0), ("words: 500", 4.5), ("bpe: 260", 1.0)])
+def test_every_vocabulary_gives_times_above_zero(folder: Path, tokenizer: str, rate: float) -> None:
+    made = project(folder, f"model.inputs.text.tokenizer={{{tokenizer}}}")
+    data = sources.measure_data(made, Store(made.store))
+    assert data.bytes_per_token == pytest.approx(rate, abs=0.1)
+    assert data.tokens == pytest.approx(data.text / data.bytes_per_token, abs=1)
+    calibration_ = calibration.Calibration(1e10, 0.01, 1e-5, 1e-3, "", "float32", 1, "2026-01-01T00:00:00+00:00", 1.0, 0.0)
+    work = times.count_work(made.resolved.language, 4, made.resolved.budget, data.train)
+    assert work is not None
+    stages = times.stage_times(made, data, calibration_, work)
+    assert all(seconds > 0 for seconds, _ in stages.values())
+
+
+def test_parts_and_spans_of_sources_are_counted(folder: Path) -> None:
+    whole = 25 * 800
+    given = [
+        {"files": "text/a.txt", "licence": "MIT", "part": "train", "span": ["0%", "80%"], "cut": "1 KB"},
+        {"files": "text/a.txt", "licence": "MIT", "part": "test", "span": ["80%", "100%"], "cut": "1 KB"},
+    ]
+    made = project(folder, f"data.sources={json.dumps(given)}", "data.split.validation=10%")
+    data = sources.measure_data(made, Store(made.store))
+    assert data.bytes == whole
+    tokens = whole * sources.KEPT_SHARE / data.bytes_per_token
+    assert (data.train, data.validation, data.test) == pytest.approx((0.72 * tokens, 0.08 * tokens, 0.2 * tokens), abs=2)
+
+
 def test_missing_data_is_an_error(folder: Path) -> None:
     for file in (folder / "text").rglob("*.txt"):
         file.unlink()

@@ -159,6 +159,20 @@ def test_ids_do_not_depend_on_where_the_project_lies(
     assert make_corpus(moved, Store(other / ".treadle")).id == make_corpus(project, store).id
 
 
+def test_sources_of_one_pattern_are_counted_apart(make_project: Make, texts: Path) -> None:
+    """The beginning and the end of the same files, and the same files once more, of which nothing is kept."""
+    for number in range(4):
+        (texts / f"f{number}.txt").write_text("".join(prose(10 * number + line, 12) for line in range(10)))
+    source = "{files: texts/*.txt, licence: MIT, span: [%s], cut: 40 KB}"
+    given = [source % "0%, 50%", source % "50%, 100%", source % "0%, 50%"]
+    project, store = make_project(f"data.sources=[{', '.join(given)}]", "data.clean.dedupe=exact")
+    corpus = make_corpus(project, store)
+    found = corpus.counts["sources"]
+    assert [row["files"] for row in found] == [4, 4, 0]
+    assert sum(row["files"] for row in found) == corpus.counts["account"]["kept"]
+    assert sum(row["bytes"] for row in found) == corpus.counts["bytes"]
+
+
 def test_nothing_left_is_an_error_with_the_account(make_project: Make, texts: Path) -> None:
     (texts / "a.txt").write_bytes(b"\0")
     (texts / "b.txt").write_text("")

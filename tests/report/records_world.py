@@ -38,7 +38,7 @@ def _card(world: World, model: str, dataset: str, accuracy: float, *, baselines:
         "records": 91,
         "heads": {
             "millimetres": {
-                "kind": "number", "metrics": {"loss": _figure(0.27), **numbers}, "unanswered": 3,
+                "kind": "number", "metrics": {"loss": _figure(0.27), **numbers}, "unanswered": 3, "unseen": 2,
                 "baselines": {"always the same": {"rmse": _figure(2.9007)}} if baselines else {},
             },
             "rain": {

@@ -234,6 +234,14 @@ def test_a_key_named_like_a_type_is_a_key(name: str) -> None:
     assert f" model.inputs.{name}.tokenizer.bpe: must be at least 260" in said
 
 
+@pytest.mark.parametrize("trunk", ["mlp: {width: 0}", "mlp: {width: [8, 0]}", "mlp: {width: []}", "conv: {channels: [0]}"])
+def test_a_layer_has_a_width(trunk: str) -> None:
+    text = BASE.replace("transformer: {depth: 2}", trunk) + "  inputs: {a: image}\n  heads: {b: binary}\n"
+    said = {problem.message for problem in problems(text)}
+    assert said & {"must be at least 1", "needs at least 1, has 0"}
+    assert all(problem.key.startswith("model.trunk.") for problem in problems(text))
+
+
 def test_the_tried_member_of_a_union_is_no_key() -> None:
     class Inner(Section):
         size: int
