@@ -13,6 +13,8 @@ from treadle.core.project import SpecError, load_project
 from treadle.data.columns import load_column
 from treadle.data.schema import Schema
 from treadle.pipeline import Workshop, build
+from treadle.report.facts import artifact_facts
+from treadle.report.page import write_report
 from treadle.show import outcome as shown
 
 SPEC = """
@@ -86,11 +88,31 @@ def test_it_is_printed_and_found_again(built: tuple, folder: Path):
     _, outcome = built
     text = "\n".join(shown(outcome.as_dict()))
     assert "cross-validation in 2 folds (120 records" in text
+    assert "split by chance: records that are alike stay together" in text
     assert "\u00b1" in text
     assert "ahead of always the same in" in text
     again = build(Workshop.open(load_project(folder)), None)
     assert again.artifacts == outcome.artifacts
     assert again.version == 1
+
+
+def test_the_report_shows_each_fold_and_what_parts_them(built: tuple):
+    workshop, outcome = built
+    page = write_report(workshop.project, workshop.store, workshop.ledger).read_text(encoding="utf-8")
+    assert "Cross-validation in 2 folds" in page
+    assert "120 records, each scored by a model that never saw it. The folds are split by chance" in page
+    assert "every fold has like shares of each &#x27;kind&#x27;" in page
+    figure = outcome.folds["heads"]["sum"]["figures"]["r2"]
+    assert f"{figure['mean']:.3f} \u00b1 {figure['spread']:.3f}" in page
+    for number, (id, value) in enumerate(zip(outcome.folds["folds"], figure["folds"], strict=True), 1):
+        assert f"{value:.3f}</td>" in page
+        assert f"fold {number}: " in page  # under the pointer
+        fold = workshop.store.open(id)
+        assert fold.counts["fold"] == {"number": number, "of": 2}
+        assert f"fold {number} of 2: {fold.counts['records']} records" in artifact_facts(fold.manifest)
+    (pooled,) = (workshop.store.open(id) for id in [outcome.artifacts["folds"]])
+    assert any("2 folds of 120 records, split by chance" in fact for fact in artifact_facts(pooled.manifest))
+    assert outcome.folds["sizes"] == [workshop.store.open(id).counts["records"] for id in outcome.folds["folds"]]
 
 
 @pytest.mark.parametrize(("given", "said"), [
@@ -105,3 +127,4 @@ def test_in_order_of_time(folder: Path):
     project = load_project(folder, ["evaluate.time=x", "store=.time", "model.heads={sum: number}"])
     outcome = build(Workshop.open(project), None)
     assert outcome.folds["records"] == 80  # the first stretch of three is never scored
+    assert outcome.folds["split"].startswith("by time: each fold is a stretch of 'x'")

@@ -164,7 +164,7 @@ def _heads(card: Mapping[str, Any]) -> list[str]:
 def folds(card: Mapping[str, Any]) -> list[str]:
     """Cross-validation: mean and spread over the folds, and the figures over all records together."""
     size = f"{card['records']} records, each scored by a model that never saw it"
-    lines = [f"cross-validation in {len(card['folds'])} folds ({size}):"]
+    lines = [f"cross-validation in {len(card['folds'])} folds ({size}), split {card['split']}:"]
     for name, head in card["heads"].items():
         lines.append(f"  {name} ({head['kind']}): mean and standard deviation over the folds; all records together, 95% interval")
         rows = [("", "this model", "all together", *head["baselines"])]

@@ -14,9 +14,10 @@ from treadle.data.schema import Schema
 from treadle.data.targets.scalar import IGNORE, BinaryTarget, ClassTarget, LabelsTarget, NumberTarget
 from treadle.evaluate.answers import HeadScores, Outputs, head_figures
 from treadle.evaluate.metrics import weights
+from treadle.spec.project import ProjectSpec
 from treadle.store.artifacts import Artifact, Store, write_json
 
-VERSION = 1
+VERSION = 2
 
 
 def pool_folds(project: Project, store: Store, corpus: Artifact, cards: Sequence[Artifact]) -> Artifact:
@@ -37,12 +38,23 @@ def pool_folds(project: Project, store: Store, corpus: Artifact, cards: Sequence
         }
     card = {
         "kind": "folds", "model": "", "dataset": corpus.id, "part": "folds", "folds": [card.id for card in cards],
-        "records": sum(card.counts["records"] for card in cards), "heads": heads, "gate": [],
+        "records": sum(card.counts["records"] for card in cards), "sizes": [card.counts["records"] for card in cards],
+        "split": split_words(project.spec), "heads": heads, "gate": [],
     }
     with making.draft() as draft:
         write_json(draft.path / "scorecard.json", card)
         draft.counts.update(card)
     return making.open()
+
+
+def split_words(spec: ProjectSpec) -> str:
+    """What parts the folds, for people."""
+    if spec.evaluate.time:
+        return f"by time: each fold is a stretch of {spec.evaluate.time!r}, and its model saw only what lies before"
+    by = spec.data.split.by
+    together = {"file": "records that are alike stay together", "folder": "records of one folder stay together"}
+    words = f"by chance: {together.get(by, f'records of one {by!r} stay together')}"
+    return words + (f", and every fold has like shares of each {spec.model.balanced_by!r}" if spec.model.balanced_by else "")
 
 
 def _spread(figures: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def evaluate_records(project: Project, store: Store, model: Artifact, dataset: A
         },
         "gate": judge(settings, figures) if baselines else [],
     }
+    card |= {"fold": dataset.counts["fold"]} if "fold" in dataset.counts else {}
     with making.draft() as draft:
         write_json(draft.path / "scorecard.json", card)
         for name, head in scores.items():

@@ -113,7 +113,7 @@ def plan_records(project: Project, dataset: Artifact) -> RecordsPlan:
         step, flops = _timed(network, train, resolved.batch, project)
         forward = _forward(network, watched, min(resolved.batch, watched.records))
     budget = resolved.budget
-    alike = min(watched.records, train.records)  # as many of the train part are measured too
+    alike = min(max(watched.records, 256), train.records)  # so many of the train part are measured too
     validation = forward * sum(math.ceil(count / resolved.batch) for count in (watched.records, alike))
     count = math.ceil(1 / spec.train.validate_every) if spec.train.validate_every else 1
     if budget.unit == "seconds":

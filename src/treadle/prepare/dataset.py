@@ -36,8 +36,6 @@ VERSION = 2
 
 TOKENIZER = "tokenizer.json"
 _SHEET_ROWS = 8
-_CLASSES = ("category", "binary")
-"""Kinds of head by whose answers folds are made alike; the first one decides."""
 
 
 def part_of(group: str, seed: int, split: Split) -> str:
@@ -161,8 +159,7 @@ def make_table(project: Project, store: Store, corpus: Artifact, fold: int | Non
     read = list(read_records(corpus.path / RECORDS))
     if fold is not None:
         assert evaluate.folds is not None
-        answer = next((head.column(name) for name, head in model.heads.items() if head.kind in _CLASSES), None)
-        parts = fold_parts(read, evaluate.folds, fold, seed, split.validation, answer, evaluate.time)
+        parts = fold_parts(read, evaluate.folds, fold, seed, split.validation, model.balanced_by, evaluate.time)
     else:
         parts = split_last(read, schema) if split.by == "last" else split_records(read, seed, split)
     notes = look_over(schema, parts["train"])
@@ -182,6 +179,7 @@ def make_table(project: Project, store: Store, corpus: Artifact, fold: int | Non
                 counts[part] = {"records": count}
                 work.advance(len(records), part)
         draft.counts |= {"kind": "records", "parts": counts, "notes": notes}
+        draft.counts |= {} if fold is None else {"fold": {"number": fold + 1, "of": evaluate.folds}}
     return making.open()
 
 

@@ -75,8 +75,16 @@ def _model(counts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _scorecard(counts: Mapping[str, Any]) -> Iterator[str]:
+    if counts.get("kind") == "folds":
+        yield f"{len(counts['folds'])} folds of {counts['records']} records, split {counts['split']}"
+        for name, head in counts["heads"].items():
+            yield f"{name}: " + "; ".join(
+                f"{metric} {value['mean']:.3f} \u00b1 {value['spread']:.3f}" for metric, value in head["figures"].items()
+            )
+        return
     if counts.get("kind") == "records":
-        yield f"{counts['part']} part: {counts['records']} records"
+        fold = counts.get("fold")
+        yield (f"fold {fold['number']} of {fold['of']}" if fold else f"{counts['part']} part") + f": {counts['records']} records"
         for name, head in counts["heads"].items():
             yield f"{name}: " + "; ".join(
                 f"{metric} {figure(value)}" for metric, value in head["metrics"].items() if math.isfinite(value["value"])

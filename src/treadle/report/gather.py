@@ -29,6 +29,8 @@ class Facts:
     """Of ``model``: that on ``dataset`` first, then those on held-out feedback."""
     earlier: Mapping[str, Manifest]
     """By id of one of ``scorecards``: that of the model that this one was improved from, on the same dataset."""
+    folds: Manifest | None
+    """The newest scorecard of a cross-validation of ``corpus``."""
     history: Sequence[Mapping[str, float]]
     """The lines of the model's history.jsonl."""
     deployments: Sequence[Mapping[str, Any]]
@@ -84,9 +86,15 @@ def gather(project: Project, store: Store, ledger: Ledger) -> Facts:
     cards = list({card["counts"]["dataset"]: card for card in (*every, *([packed] if packed in every else []))}.values())
     cards.sort(key=lambda card: not (dataset and card["counts"]["dataset"] == dataset["id"]))
     return Facts(
-        project, manifests, corpus, dataset, model, package, cards, _earlier(manifests, model, cards), read_history(store, model),
-        deployments, [dict(row) for row in ledger.all_runs()], [dict(row) for row in ledger.all_feedback()], ledger.totals(),
+        project, manifests, corpus, dataset, model, package, cards, _earlier(manifests, model, cards), _folds(manifests, corpus),
+        read_history(store, model), deployments, [dict(row) for row in ledger.all_runs()],
+        [dict(row) for row in ledger.all_feedback()], ledger.totals(),
     )
+
+
+def _folds(manifests: Mapping[str, Manifest], corpus: Manifest | None) -> Manifest | None:
+    found = [m for m in manifests.values() if m["kind"] == "scorecard" and m["counts"].get("kind") == "folds"]
+    return next((card for card in reversed(found) if corpus and card["counts"]["dataset"] == corpus["id"]), None)
 
 
 def ancestry(manifests: Mapping[str, Manifest], roots: Sequence[str]) -> list[str]:

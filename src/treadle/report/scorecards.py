@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from treadle.report.charts import Whisker, both_widths, whisker_chart
 from treadle.report.gather import Facts, Manifest
 from treadle.report.html import Html, join, table, tag, text
-from treadle.report.verdicts import standing
+from treadle.report.verdicts import fold_standing, standing
 from treadle.spec.units import format_count, format_figure
 
 _LANGUAGE = {
@@ -35,11 +35,13 @@ _RECORDS = {
 """Figures of heads with their meaning. The first of them that a head has is the one that it is judged by at a glance."""
 _FIRST = {"tags": "f1"}
 """Kind of head -> the figure that it is judged by, where that is another."""
+_MOST_FOLDS = 12
+"""More are not drawn, only written."""
 _IN_UNITS = frozenset({"rmse", "mae", "mse"})
 
 
 def scorecard(facts: Facts) -> Html:
-    """Every scorecard of the model."""
+    """Every scorecard of the model, and that of a cross-validation."""
     parts: list[Html] = []
     for card in facts.scorecards:
         counts = card["counts"]
@@ -49,6 +51,8 @@ def scorecard(facts: Facts) -> Html:
         earlier = facts.earlier.get(card["id"])
         records = counts.get("kind") == "records"
         parts += _heads(facts, counts, earlier) if records else _language(counts, earlier, own)
+    if facts.folds:
+        parts += _folds(facts, facts.folds["counts"])
     return join(parts)
 
 
@@ -151,6 +155,47 @@ def _head(name: str, head: Mapping[str, Any], before: Mapping[str, Any], gate: l
 
 def _cell(name: str, figure: Mapping[str, float] | None) -> Html:
     return join([shown(name, figure["value"]), tag("small", interval(name, figure))]) if figure else Html("")
+
+
+# -- a cross-validation ------------------------------------------------------------------------------------------------
+
+
+def _folds(facts: Facts, counts: Mapping[str, Any]) -> list[Html]:
+    """Each fold's figures, their mean and deviation, and what parts the folds."""
+    cards = [facts.manifests[id]["counts"] for id in counts["folds"] if id in facts.manifests]
+    how = f"{counts['records']:,} records, each scored by a model that never saw it. The folds are split {counts['split']}."
+    parts = [tag("h3", f"Cross-validation in {len(counts['folds'])} folds"), tag("p", how)]
+    for name, head in _ordered(facts, counts):
+        parts += _fold_head(name, head, [card["heads"][name] for card in cards], counts["sizes"])
+    return parts
+
+
+def _fold_head(name: str, head: Mapping[str, Any], cards: list[Mapping[str, Any]], sizes: Sequence[int]) -> list[Html]:
+    key = main({"kind": head["kind"], "metrics": head["figures"]})
+    mean, spread = (head["figures"][key][of] for of in ("mean", "spread"))
+    rows = [Whisker("mean \u00b1 deviation", mean, mean - spread, mean + spread, True)]
+    for number, card in enumerate(cards, 1):
+        figure = card["metrics"][key]
+        rows.append(Whisker(f"fold {number}", figure["value"], figure["low"], figure["high"]))
+    rows = [row for row in rows if math.isfinite(row.value + row.low + row.high)]
+    shows = 2 < len(rows) <= _MOST_FOLDS + 1
+    chart = both_widths(lambda width: whisker_chart(rows, f"{key} of each fold", key, width, None, lambda v: shown(key, v)))
+    note = "Folds with 95% intervals; the mean with the standard deviation between folds."
+    order = sorted(head["figures"], key=lambda metric: [*_RECORDS, metric].index(metric))
+    table_rows = []
+    for metric in order:
+        figure, pooled = head["figures"][metric], head["pooled"].get(metric)
+        both = f"{shown(metric, figure['mean'])} \u00b1 {shown(metric, figure['spread'])}"
+        values = [shown(metric, value) for value in figure["folds"]]
+        table_rows.append([metric, both, _cell(metric, pooled), *values])
+    titles = [join([f"fold {number}", tag("small", f"{size:,} records")]) for number, size in enumerate(sizes, 1)]
+    columns = ["", "mean \u00b1 deviation", "all together", *titles]
+    told = [tag("li", line[:1].upper() + line[1:]) for line in fold_standing(head)]
+    return [
+        tag("h4", name, tag("small", head["kind"])), tag("ul", *told) if told else Html(""),
+        tag("figure", chart, tag("figcaption", note)) if shows else Html(""),
+        table(columns, table_rows, numeric=range(1, len(columns))),
+    ]
 
 
 # -- what both have ---------------------------------------------------------------------------------------------------

@@ -206,6 +206,11 @@ class Model(Section):
         return all(head.kind in ("next_token", "masked_token") for head in self.heads.values())
 
     @property
+    def balanced_by(self) -> str | None:
+        """Field of the first answer that is one of several classes: folds hold like shares of them."""
+        return next((head.column(name) for name, head in self.heads.items() if head.kind in ("category", "binary")), None)
+
+    @property
     def masks(self) -> bool:
         """Whether it learns what was hidden from a running text."""
         return self.predicts_text and any(head.kind == "masked_token" for head in self.heads.values())

@@ -47,6 +47,8 @@ VERSION = 2
 FEEDBACK_RATE = 1 / 40
 """Peak rate of a round of improvement whose rate is not given, as a share of the first training's: a finished model unlearns fast
 at the rate that it once began with (docs/experiments.md)."""
+_FEW = 256
+"""Records of the train part that are measured beside fewer of the validation part: the mean of a handful says little."""
 FEEDBACK_PASSES = 8
 """Times that each feedback answer is seen in a round of improvement whose budget is not given."""
 
@@ -70,8 +72,8 @@ class Round:
     reasons: tuple[Derived, ...]
     """What was given or chosen, and why."""
     sample: Chosen | None = None
-    """Examples that are trained on, as they are without random changes: so many as are validated on, and measured alike. None in a
-    round of improvement, whose validation part is of old data alone."""
+    """Examples that are trained on, as they are without random changes: about as many as are validated on, and measured alike. None
+    in a round of improvement, whose validation part is of old data alone."""
 
     @property
     def unit(self) -> str:
@@ -105,7 +107,7 @@ def first_round(project: Project, dataset: Artifact) -> Round:
         if start := open_start(project):
             count = len(take_over(model, start.folder))
             say(f"starting from the {count} token and trunk weights of {spec.model.start_from}")
-        known = np.sort(permutation(spec.seed, 0, table.records, 2)[: held_out.records])
+        known = np.sort(permutation(spec.seed, 0, table.records, 2)[: max(held_out.records, _FEW)])
         plain = Table.open(dataset.path, "train", list(schema.inputs), list(schema.targets), shuffle=False)
         return Round(
             (dataset.id,), model, table, held_out, "answers", spec.train, resolved.budget, resolved.learning_rate, table.records,
