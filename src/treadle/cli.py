@@ -161,10 +161,6 @@ def plan(file: File = _HERE, set: Set = None, json: Json = False) -> None:
     with _command(json) as output:
         workshop = _workshop(file, set)
         made = _use("pipeline").plan(workshop)
-        if made is None:
-            line = "no plan: text models other than decoders are not planned yet; 'treadle run' shows rate and time left as it goes"
-            output.give({"plan": None, "reason": line}, [line])
-            return
         output.give(made.as_dict(), made.lines())
         made.check()
 
@@ -175,7 +171,7 @@ def run(file: File = _HERE, set: Set = None, json: Json = False) -> None:
     with _command(json) as output:
         workshop = _workshop(file, set)
         pipeline = _use("pipeline")
-        made = pipeline.plan(workshop)
+        made = pipeline.plan(workshop, only_new=True)
         if made is not None:
             made.check()
         outcome = pipeline.build(workshop, made).as_dict()

@@ -14,14 +14,16 @@ from treadle.core.errors import GateRefused, Interrupted, TreadleError, UserErro
 from treadle.core.machine import peak_memory
 from treadle.core.progress import say
 from treadle.core.project import Project
+from treadle.core.runtime import choose_runtime
 from treadle.evaluate.compare import compare
 from treadle.evaluate.folds import pool_folds
 from treadle.evaluate.stage import evaluate_model
 from treadle.feedback.curate import feedback_corpus, feedback_dataset
 from treadle.feedback.promote import Decision, decide_improvement, decide_run
+from treadle.model.network import Network
 from treadle.plan.estimate import Plan, make_plan
 from treadle.plan.estimate import compare as compare_plan
-from treadle.plan.records import RecordsPlan, plan_records
+from treadle.plan.records import RecordsPlan, Training, plan_records
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset, make_table
 from treadle.report.fitting import judge_fitting
@@ -30,7 +32,7 @@ from treadle.spec.project import ProjectSpec
 from treadle.spec.units import format_figure
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.ledger import Ledger
-from treadle.train.stage import first_round, improvement_round, train_model
+from treadle.train.stage import first_round, identity, improvement_round, model_making, train_flops, train_model
 
 
 @dataclass
@@ -214,15 +216,23 @@ def live_package(workshop: Workshop) -> Artifact:
     return workshop.store.open(live["package"])
 
 
-def plan(workshop: Workshop) -> Plan | RecordsPlan | None:
-    """What a run will take, before it is spent. Of a model of records the data is prepared first, since all follows from it; of
-    networks that write text other than language models nothing is known yet (None)."""
+def plan(workshop: Workshop, only_new: bool = False) -> Plan | RecordsPlan | None:
+    """What a run will take, before it is spent. But of a language model the data is prepared first, since all follows from it.
+    ``only_new``: None where the model is there already, so that nothing is timed for it."""
     project, store = workshop.project, workshop.store
     if project.resolved.shape is not None:
         return make_plan(project, store, workshop.ledger)
-    if project.spec.model.predicts_text:
+    dataset = workshop.prepared()[1]
+    round, spec, batch = first_round(project, dataset), project.spec, project.resolved.batch
+    runtime = choose_runtime(spec.train.precision, spec.train.threads)
+    if only_new and store.has(model_making(project, store, round, runtime).id):
         return None
-    return plan_records(project, workshop.prepared()[1])
+    assert isinstance(round.model, Network)
+    alike = len(round.sample) if round.sample else 0
+    known = {"model": identity(project), "dataset": dataset.id, "batch": batch, "accumulate": spec.train.accumulate}
+    return plan_records(project, store.root, Training(
+        round.model, round.batches, round.held_out, round.watched(batch) + alike, round.per_epoch, train_flops(round, batch), known,
+    ))
 
 
 def _pass_gate(scorecard: Artifact) -> None:

@@ -1,43 +1,86 @@
-"""What training a model of records will take on this machine: its own steps are timed on its own data."""
+"""What training a network will take on this machine: its own steps are timed on its own data, and what was measured is kept."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from treadle.core.errors import UserError
 from treadle.core.machine import free_memory, peak_memory
+from treadle.core.progress import say
 from treadle.core.project import Project
-from treadle.core.runtime import choose_runtime
-from treadle.data.schema import Schema
-from treadle.data.table import Table
-from treadle.model.network import Network, make_network
+from treadle.core.runtime import Runtime, choose_runtime
+from treadle.data.loader import Examples
+from treadle.model.network import Network
 from treadle.optim.adamw import make_adamw
 from treadle.plan.show import money, table
 from treadle.plan.times import machine
 from treadle.spec.units import format_count, format_duration, format_size, significant
-from treadle.store.artifacts import Artifact
+from treadle.store.artifacts import write_json
 
 _SECONDS = 5.0  # spent on timing, at most
 _STEPS = 30
 _WARM = 3
+_FILE = "steps.json"
+_KEPT = 32
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is to be timed: a network, with fresh weights that are thrown away, on its own examples."""
+
+    model: Network
+    batches: Examples
+    held_out: Examples
+    validated: int
+    """Examples that are measured at each validation, those of the train part among them."""
+    per_epoch: int
+    """Records, or tokens of running text, in one pass over the train part."""
+    flops: float
+    """Of one of them, forward and backward."""
+    identity: Mapping[str, Any]
+    """All that the time of a step follows from but the machine."""
+
+    @property
+    def unit(self) -> str:
+        return "tokens" if self.held_out.context else "records"
+
+    @property
+    def per_row(self) -> int:
+        """Units in one row of a batch."""
+        return self.held_out.context or 1
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Seconds of a training step and of a batch of validation, and the process's largest size while they were taken."""
+
+    step: float
+    validation: float
+    memory: int
 
 
 @dataclass(frozen=True)
 class RecordsPlan:
-    """What training takes. ``fits`` False: ``verdict`` says why and ``cure`` what to change."""
+    """What training a network takes. ``fits`` False: ``verdict`` says why and ``cure`` what to change."""
 
     name: str
     parameters: int
-    records: int
+    unit: str
+    """``records``, or ``tokens`` of running text."""
+    units: int
+    """In one pass over the train part."""
     batch: int
+    """Rows of a step."""
     steps: int
     epochs: float
     flops: float
@@ -68,6 +111,10 @@ class RecordsPlan:
     def cure(self) -> str:
         return "" if self.fits else "lower train.batch, or make the trunk smaller"
 
+    @property
+    def _rows(self) -> str:
+        return "records" if self.unit == "records" else "stretches of text"
+
     def check(self) -> None:
         """Raises ``UserError`` where the run will not fit."""
         if not self.fits:
@@ -77,7 +124,7 @@ class RecordsPlan:
         """JSON values; ``plan.estimate.compare`` takes it."""
         seconds = significant(self.seconds)
         return {
-            "kind": "records", "name": self.name, "parameters": self.parameters, "records": self.records, "batch": self.batch,
+            "kind": self.unit, "name": self.name, "parameters": self.parameters, self.unit: self.units, "batch": self.batch,
             "steps": self.steps, "epochs": significant(self.epochs), "flops": significant(self.flops), "fits": self.fits,
             "step_seconds": significant(self.step_seconds), "verdict": self.verdict, "cure": self.cure, "budget": self.budget,
             "seconds": seconds, "stages": [{"stage": "train", "seconds": seconds, "raw": seconds}], "peak_memory": self.memory,
@@ -89,10 +136,10 @@ class RecordsPlan:
         """For people."""
         rows = [
             ["parameters", format_count(self.parameters), ""],
-            ["records", format_count(self.records), f"to train on, {self.batch} a step"],
-            ["budget", self.budget, f"{format_count(self.steps)} steps, {self.epochs:.3g} passes over the records"],
+            [self.unit, format_count(self.units), f"to train on, {self.batch} {self._rows} a step"],
+            ["budget", self.budget, f"{format_count(self.steps)} steps, {self.epochs:.3g} passes over the {self.unit}"],
             ["FLOPs", f"{self.flops:.2g}", ""],
-            ["time", format_duration(self.seconds), f"of training; {self.step_seconds * 1000:.2g} ms a step, measured now"],
+            ["time", format_duration(self.seconds), f"of training; {self.step_seconds * 1000:.2g} ms a step, measured here"],
             ["memory", format_size(self.memory), f"of {format_size(self.memory_limit)}, measured over those steps"],
             ["energy", f"{self.energy * 1000:.3g} Wh", ""],
             ["money", f"{money(self.money)} {self.currency}", ""],
@@ -100,67 +147,83 @@ class RecordsPlan:
         return [f"{self.name}: {self.verdict}", "", *table(rows)]
 
 
-def plan_records(project: Project, dataset: Artifact) -> RecordsPlan:
-    """Time a few steps of the network on ``dataset``, at most 5 s. The weights that they make are thrown away."""
+def plan_records(project: Project, folder: Path, training: Training) -> RecordsPlan:
+    """Time a few steps, at most 5 s, or take what was measured before from ``folder``."""
     spec, resolved = project.spec, project.resolved
     runtime = choose_runtime(spec.train.precision, spec.train.threads)
-    schema = Schema.load(dataset.path)
-    names = list(schema.inputs), list(schema.targets)
-    train = Table.open(dataset.path, "train", *names, spec.seed, schema.changes(spec.seed), moves=schema.moves(spec.seed))
-    watched = Table.open(dataset.path, "validation", *names, shuffle=False)
-    with torch.random.fork_rng(devices=[]):
-        network = make_network(spec.model, schema.layouts, spec.seed, project.folder).to(runtime.device)
-        step, flops = _timed(network, train, resolved.batch, project)
-        forward = _forward(network, watched, min(resolved.batch, watched.records))
-    budget = resolved.budget
-    alike = min(max(watched.records, 256), train.records)  # so many of the train part are measured too
-    validation = forward * sum(math.ceil(count / resolved.batch) for count in (watched.records, alike))
+    found = _kept(training, folder, runtime, project)
+    batch, budget, step = resolved.batch, resolved.budget, found.step
+    units = batch * training.per_row
+    validation = found.validation * math.ceil(training.validated / batch)
     count = math.ceil(1 / spec.train.validate_every) if spec.train.validate_every else 1
     if budget.unit == "seconds":
         steps = max(1, int((budget.amount - validation * (count - 1)) / step))
     else:
-        per_step = resolved.batch / train.records if budget.unit == "epochs" else 1.0
+        per_step = {"steps": 1.0, "tokens": units, "epochs": units / training.per_epoch}[budget.unit]
         steps = max(1, math.ceil(budget.amount / per_step))
     seconds = budget.amount + validation if budget.unit == "seconds" else steps * step + validation * count
     energy = seconds / 3600 * spec.plan.power / 1000
     limit = spec.plan.memory if spec.plan.memory is not None else free_memory() + peak_memory()
     return RecordsPlan(
-        spec.name, network.parameter_count, train.records, resolved.batch, steps, steps * resolved.batch / train.records,
-        flops * steps, step, seconds, peak_memory(), limit, energy,
+        spec.name, training.model.parameter_count, training.unit, training.per_epoch, batch, steps,
+        steps * units / training.per_epoch, training.flops * units * steps, step, seconds, found.memory, limit, energy,
         seconds / 3600 * spec.plan.price + energy * spec.plan.energy_price, spec.plan.currency, str(budget),
         tuple({"key": d.key, "value": str(d.value), "reason": d.reason} for d in resolved.reasons),
     )
 
 
-def _timed(network: Network, train: Table, batch: int, project: Project) -> tuple[float, float]:
-    """Median seconds of a step, and its FLOPs."""
-    settings = project.spec.train
+def _kept(training: Training, folder: Path, runtime: Runtime, project: Project) -> Measure:
+    """What was measured of this training on this machine, or is now. A file that cannot be read holds nothing else."""
+    identity = [machine(), torch.__version__, runtime.device.type, runtime.precision, runtime.threads, dict(training.identity)]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    file = folder / _FILE
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        kept = {name: asdict(Measure(**entry)) for name, entry in entries.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        kept = {}
+    if key in kept:
+        say(f"the steps of this training were timed before (remove {file} to time them again)")
+        return Measure(**kept[key])
+    with torch.random.fork_rng(devices=[]):
+        training.model.to(runtime.device)
+        step = _step_seconds(training, runtime, project)
+        found = Measure(step, _validation_seconds(training, runtime, project.resolved.batch), peak_memory())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, dict([*kept.items(), (key, asdict(found))][-_KEPT:]))
+    return found
+
+
+def _step_seconds(training: Training, runtime: Runtime, project: Project) -> float:
+    """Median seconds of a step."""
+    settings, network = project.spec.train, training.model
     optimizer = make_adamw(network.named_parameters(), 1e-9, settings.betas, settings.weight_decay)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()
-        network(train.batch_at(0, batch))
     times: list[float] = []
     start = time.perf_counter()
     network.train()
     for number in range(_WARM + _STEPS):
         begun = time.perf_counter()
-        torch.autograd.backward(network.loss(train.batch_at(number, batch)))
+        for part in training.batches.batch_at(number, project.resolved.batch).to(runtime.device).split(settings.accumulate):
+            with runtime.autocast():
+                loss = network.loss(part)
+            torch.autograd.backward(loss)
         optimizer.update(settings.clip or None)
         now = time.perf_counter()
         if number >= _WARM or now - start > _SECONDS:
             times.append(now - begun)
         if now - start > _SECONDS:
             break
-    return statistics.median(times), 3.0 * float(counter.get_total_flops())
+    return statistics.median(times)
 
 
 @torch.inference_mode()
-def _forward(network: Network, watched: Table, batch: int) -> float:
-    """Median seconds of a validation batch."""
-    network.eval()
+def _validation_seconds(training: Training, runtime: Runtime, batch: int) -> float:
+    """Median seconds of a batch."""
+    training.model.eval()
     times = []
     for _ in range(3):
         begun = time.perf_counter()
-        network.loss(watched.batch_at(0, batch))
+        with runtime.autocast():
+            training.model.loss(training.held_out.batch_at(0, min(batch, training.validated)).to(runtime.device))
         times.append(time.perf_counter() - begun)
     return statistics.median(times)

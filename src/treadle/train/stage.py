@@ -36,10 +36,10 @@ from treadle.model.text import load_text_model, save_text_model
 from treadle.spec.derive import Derived, Reasons
 from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
-from treadle.store.artifacts import Artifact, Draft, Store
+from treadle.store.artifacts import Artifact, Draft, Making, Store
 from treadle.store.start import open_start
 from treadle.train.hooks import Hook, ProgressHook, TensorBoardHook
-from treadle.train.loop import Batches, Horizon, Loop, mean_loss
+from treadle.train.loop import Horizon, Loop, mean_loss
 from treadle.train.naive import naive_loss
 from treadle.train.objectives import OBJECTIVES
 
@@ -59,7 +59,7 @@ class Round:
 
     parents: tuple[str, ...]
     model: TextModel
-    batches: Batches
+    batches: Examples
     held_out: Examples
     objective: str
     settings: Train
@@ -201,20 +201,25 @@ def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedb
     )
 
 
-def train_model(project: Project, store: Store, dataset: Artifact, round: Round, hooks: Sequence[Hook] = ()) -> Artifact:
-    """Train, or go on with an interrupted training of the same thing; the artifact is a Hugging Face folder with its history.
-    ``hooks`` watch beside the progress line; what one raises ends the training."""
-    spec, batch = project.spec, project.resolved.batch
-    runtime = choose_runtime(spec.train.precision, spec.train.threads)
+def model_making(project: Project, store: Store, round: Round, runtime: Runtime) -> Making:
+    """The model to be, and whether it is there already."""
+    spec = project.spec
     config: dict[str, Any] = {
-        "model": _identity(project), "train": round.settings.model_dump(mode="json"),
-        "budget": round.budget.exact(), "learning_rate": round.learning_rate, "batch": batch, "seed": spec.seed,
+        "model": identity(project), "train": round.settings.model_dump(mode="json"),
+        "budget": round.budget.exact(), "learning_rate": round.learning_rate, "batch": project.resolved.batch, "seed": spec.seed,
         "objective": round.objective, "replay": spec.improve.replay if len(round.parents) > 1 else None,
         "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads,
     }
     for unimportant in ("checkpoint_every", "keep_checkpoints"):  # they change no weight
         config["train"].pop(unimportant)
-    making = store.making("model", round.parents, config, VERSION, spec.seed)
+    return store.making("model", round.parents, config, VERSION, spec.seed)
+
+
+def train_model(project: Project, store: Store, dataset: Artifact, round: Round, hooks: Sequence[Hook] = ()) -> Artifact:
+    """Train, or go on with an interrupted training of the same thing; the artifact is a Hugging Face folder with its history.
+    ``hooks`` watch beside the progress line; what one raises ends the training."""
+    runtime = choose_runtime(project.spec.train.precision, project.spec.train.threads)
+    making = model_making(project, store, round, runtime)
     if cached := making.cached():
         return cached
     say(f"training in {runtime.precision} on {runtime.threads} thread{'s' * (runtime.threads > 1)} ({runtime.reason})")
@@ -284,7 +289,7 @@ def train_flops(round: Round, batch: int) -> float:
     return 3.0 * float(counter.get_total_flops()) / (batch * round.per_row)
 
 
-def _identity(project: Project) -> dict[str, Any]:
+def identity(project: Project) -> dict[str, Any]:
     """All that the weights follow from but the data and the training."""
     shape, model = project.resolved.shape, project.spec.model
     if shape is None:
