@@ -39,7 +39,7 @@ def loss_of(kind: str, layout: Layout, targets: np.ndarray, weight: float = 1.0)
     search.step(step)
     found = naive_loss(network, table, len(targets), 7)
     assert found is not None
-    return found, weight * float(step())
+    return found, weight * step().item()
 
 
 def test_classes_yes_or_no_and_labels():
