@@ -25,7 +25,7 @@ from treadle.evaluate.answers import head_figures, score_records
 from treadle.model.network import load_network
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
-from treadle.spec.figures import FIGURES
+from treadle.spec.figures import FIGURES, figures_of
 from treadle.spec.tune import Range, Tune
 from treadle.spec.units import significant
 from treadle.store.artifacts import Artifact, Store
@@ -81,7 +81,7 @@ class Search:
             raise UserError("tune.search names nothing to try", cure=cure)
         head, _, figure = self.tune.measure.rpartition(".")
         model = self.project.spec.model
-        heads = [name for name, given in model.heads.items() if figure in FIGURES[given.kind] and head in ("", name)]
+        heads = [name for name, given in model.heads.items() if figure in figures_of(given) and head in ("", name)]
         if self.tune.measure != "loss" and (len(heads) != 1 or model.predicts_text):
             raise UserError(f"tune.measure: {self.tune.measure!r} is not a figure of one head", cure="name it as in evaluate.gate")
         problems = []

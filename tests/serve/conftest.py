@@ -19,7 +19,7 @@ import torch
 import uvicorn
 from every_input import project_with_every_input
 from playwright.sync_api import Browser, Page, sync_playwright
-from tagged import tagged_project
+from tagged import alike_project, tagged_project
 
 from treadle.core.project import Project, load_project
 from treadle.data.shards import END_ID
@@ -143,6 +143,15 @@ def sky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server of a model that marks names and places."""
     project, store, ledger, id = tagged_project(tmp_path_factory.mktemp("names"))
+    with running(Site(project, store, ledger, (id, id, id)), (), "127.0.0.1") as server:
+        yield server
+    ledger.close()
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One server of a model that says how much two texts are alike."""
+    project, store, ledger, id = alike_project(tmp_path_factory.mktemp("alike"))
     with running(Site(project, store, ledger, (id, id, id)), (), "127.0.0.1") as server:
         yield server
     ledger.close()

@@ -1,4 +1,4 @@
-"""A project whose live version marks names and places, learned in a second."""
+"""Projects whose live version marks names and places, learned in a second, or says how much two texts are alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from treadle.core.project import Project, load_project
 from treadle.data.record import Record
 from treadle.data.schema import Schema
 from treadle.data.table import Table
-from treadle.model.network import make_network, save_network
+from treadle.model.network import Network, make_network, save_network
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
@@ -54,6 +54,32 @@ def tagged_project(folder: Path) -> tuple[Project, Store, Ledger, str]:
         network.train().loss(table.batch_at(step, 32)).backward()
         optimizer.step()
         optimizer.zero_grad()
+    return live(project, schema, network)
+
+
+ALIKE = """
+name: alike
+data: {sources: [{table: rows.csv, licence: CC0-1.0}]}
+model:
+  inputs: {texts: {pair: {columns: [one, two], tokenizer: {words: 30}, context: 8}}}
+  trunk: {recurrent: {width: 8, embedding: 8}}
+  heads: {alike: {embedding: {column: score}}}
+serve: {port: 0}
+"""
+
+
+def alike_project(folder: Path) -> tuple[Project, Store, Ledger, str]:
+    """The same of fresh weights; answers were 1 to 5."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "treadle.yaml").write_text(ALIKE)
+    project = load_project(folder)
+    schema = Schema(project.spec.model)
+    plain = [schema.parse({"one": "a small dog", "two": "a tiny hound runs", "score": score}) for score in (1, 5)]
+    schema.fit([Record(str(number), fields, "made up", "CC0-1.0", str(number)) for number, fields in enumerate(plain)])
+    return live(project, schema, make_network(project.spec.model, schema.layouts, 0))
+
+
+def live(project: Project, schema: Schema, network: Network) -> tuple[Project, Store, Ledger, str]:
     store, ledger = Store(project.store), Ledger(project.store)
     id = store.identify("package", [], {}, 1)
     with store.create(id, parents=[], config={}, version=1, seed=0) as package:

@@ -1,4 +1,4 @@
-"""Heads that tag, and what they need of the model: each misfit with its place and its cure."""
+"""Heads that tag or embed, and what they need of the model: each misfit with its place and its cure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from treadle.spec.figures import figures_of
+from treadle.spec.heads import Head
 from treadle.spec.model import Model
 
 TEXT: dict[str, Any] = {"text": {"text": {}}}
@@ -40,3 +42,29 @@ def test_what_tags_do_not_go_with_is_said(inputs: Any, trunk: Any, head: Any, at
 
 def test_a_named_text_settles_which_one() -> None:
     assert misfits({"a": "text", "b": "text"}, BOTH, {"tags": {"input": "b"}}) == []
+
+
+PAIR: dict[str, Any] = {"texts": {"pair": {"columns": ["a", "b"]}}}
+GRADED: dict[str, Any] = {"embedding": {"column": "score"}}
+
+
+@pytest.mark.parametrize("trunk", ["mlp", {"recurrent": {}}, {"transformer": {"depth": 1}}, {"pretrained": {"folder": "bert"}}])
+def test_an_embedding_goes_with_every_trunk_that_reads_texts(trunk: Any) -> None:
+    assert misfits(PAIR, trunk, GRADED) == misfits(PAIR, trunk, {"embedding": {"temperature": 0.1}}) == []
+
+
+def test_what_an_embedding_does_not_go_with_is_said() -> None:
+    assert misfits(TEXT, "mlp", "embedding") == [("model.heads.y", "embedding needs exactly one input of kind pair")]
+    ((place, said),) = misfits(PAIR, "mlp", {"embedding": {"column": "score", "temperature": 0.1}})
+    assert (place, "leave temperature out" in said) == ("model.heads.y.embedding.temperature", True)
+    ((_, said),) = misfits({**PAIR, "age": "number"}, "mlp", "embedding")
+    assert "no other head or input can stand beside it" in said
+    two = Model.model_validate({"inputs": PAIR, "trunk": "mlp", "heads": {"y": "embedding", "z": "category"}})
+    assert "no other head" in two.misfits()[0][1]
+    ((_, said),) = misfits({"texts": {"pair": {"columns": ["a", "score"]}}}, "mlp", GRADED)
+    assert "is an input too" in said
+
+
+def test_a_correlation_is_a_figure_of_graded_answers_only() -> None:
+    assert "spearman" in figures_of(Head.model_validate(GRADED))
+    assert figures_of(Head.model_validate("embedding")) == ("loss", "recall@1", "recall@10")

@@ -24,6 +24,7 @@ from treadle.data.record import Record
 from treadle.data.steps.redact import Moves
 from treadle.data.targets.base import Target
 from treadle.data.targets.boxes import BoxesTarget
+from treadle.data.targets.embedding import EmbeddingTarget
 from treadle.data.targets.items import NextItemTarget
 from treadle.data.targets.scalar import BinaryTarget, ClassTarget, LabelsTarget, NumberTarget
 from treadle.data.targets.tags import TagsTarget
@@ -39,7 +40,7 @@ FIELDS: dict[str, type[Field]] = {
 }
 TARGETS: dict[str, type[Target]] = {
     "category": ClassTarget, "binary": BinaryTarget, "number": NumberTarget, "labels": LabelsTarget,
-    "tags": TagsTarget,
+    "tags": TagsTarget, "embedding": EmbeddingTarget,
     "ctc": TranscriptTarget, "next_item": NextItemTarget,
     "boxes": BoxesTarget,
 }

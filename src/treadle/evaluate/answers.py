@@ -13,6 +13,7 @@ import torch
 from treadle.data.table import Table
 from treadle.data.targets.scalar import UNSEEN, NumberTarget
 from treadle.evaluate.detection import detection_figures
+from treadle.evaluate.embeddings import embedding_figures, main_figure
 from treadle.evaluate.items import item_figures, missed_gain
 from treadle.evaluate.metrics import Figure, Floats, interval, ratio, share
 from treadle.evaluate.tags import span_f1, tag_figures
@@ -29,7 +30,7 @@ class HeadScores:
     """One head on N records: what it gave, what was right, and how far off it was."""
 
     kind: str
-    outputs: Outputs
+    outputs: Any
     """(N, ...) as ``data/targets`` reads them."""
     targets: Outputs
     losses: Floats
@@ -95,6 +96,7 @@ def stand(ours: HeadScores, theirs: HeadScores, target: Any, drawn: Floats) -> d
     if ours.kind not in RANKED:
         return None
     name, figure = RANKED[ours.kind]
+    name = name or ("spearman" if target.graded else "recall@10")
     known, drawn = _known(ours, drawn)
     weights = np.concatenate([np.ones((1, known.sum())), drawn])
     ours_is, theirs_is = (figure(s.outputs[known], s.targets[known], target, weights) for s in (ours, theirs))
@@ -140,9 +142,10 @@ def _right(share: Floats) -> Floats:
 RANKED: Mapping[str, tuple[str, Callable[..., Floats]]] = {
     "category": ("accuracy", _from_mean(_wrong_class, _right)), "binary": ("accuracy", _from_mean(_wrong_labels, _right)),
     "labels": ("accuracy", _from_mean(_wrong_labels, _right)), "number": ("rmse", _from_mean(_squared, np.sqrt)),
-    "next_item": ("ndcg@10", _from_mean(missed_gain, _right)), "tags": ("f1", span_f1),
+    "next_item": ("ndcg@10", _from_mean(missed_gain, _right)), "tags": ("f1", span_f1), "embedding": ("", main_figure),
 }
-"""Kind of head -> (figure, its value (R,) under each row of weights (R, N) from outputs, targets, target and those)."""
+"""Kind of head -> (figure, or nothing where that depends on the head; its value (R,) under each row of weights (R, N) from outputs,
+targets, target and those)."""
 POOLED = frozenset({"category", "binary", "labels", "number"})
 """Kinds whose outputs are kept, so that the folds of a cross-validation can be looked at together."""
 
@@ -230,5 +233,5 @@ METRICS: Mapping[str, Callable[..., dict[str, Figure]]] = {
     "category": _classes, "binary": _binary, "number": _number, "labels": _labels,
     "ctc": transcript_figures, "tags": tag_figures,
     "next_item": item_figures,
-    "boxes": detection_figures,
+    "boxes": detection_figures, "embedding": embedding_figures,
 }

@@ -19,6 +19,7 @@ from treadle.data.table import Table
 from treadle.evaluate.answers import POOLED, HeadScores, head_figures, score_records, stand
 from treadle.evaluate.bag_of_words import bag_of_words
 from treadle.evaluate.boosting import boosted_trees
+from treadle.evaluate.embeddings import word_vectors
 from treadle.evaluate.gate import judge
 from treadle.evaluate.items import recommenders
 from treadle.evaluate.metrics import Floats, weights
@@ -28,7 +29,7 @@ from treadle.model.network import load_network
 from treadle.store.artifacts import Artifact, Store, write_json
 
 VERSION = 5
-BASELINES = (always_the_same, boosted_trees, recommenders, bag_of_words, words_alone)
+BASELINES = (always_the_same, boosted_trees, recommenders, bag_of_words, words_alone, word_vectors)
 """Each: (dataset, schema, scores) -> head -> baseline's name -> its answers to the same records, in the form of the head's own."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from treadle.core.errors import ArtifactError
 from treadle.core.layout import Layout
 from treadle.core.paths import find_path
 from treadle.model.heads.boxes import BoxesHead
+from treadle.model.heads.embedding import EmbeddingHead
 from treadle.model.heads.items import NextItemHead
 from treadle.model.heads.scalar import BinaryHead, ClassHead, LabelsHead, NumberHead
 from treadle.model.heads.tags import TagsHead
@@ -27,7 +29,7 @@ from treadle.model.inputs.encoder import EncoderInput
 from treadle.model.inputs.events import EventsInput, ItemInput
 from treadle.model.inputs.fields import NameInput, NumberInput, SetInput, VectorInput
 from treadle.model.inputs.image import ImageInput
-from treadle.model.inputs.text import PairInput, TokensInput
+from treadle.model.inputs.text import PairInput, TokensInput, texts_apart
 from treadle.model.layers.quantized import Int8Rows, quantize_modules
 from treadle.model.layers.signal import Form, Signal, part_of
 from treadle.model.open_weights import load_open_weights, read_shape
@@ -53,7 +55,7 @@ INPUTS: dict[str, Callable[..., nn.Module]] = {
 """Kind -> (layout, kind of trunk, **more) -> a module with ``form`` that gives a ``Signal``."""
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "category": ClassHead, "binary": BinaryHead, "number": NumberHead, "labels": LabelsHead,
-    "ctc": TranscriptHead, "tags": TagsHead,
+    "ctc": TranscriptHead, "tags": TagsHead, "embedding": EmbeddingHead,
     "next_token": TokenHead, "masked_token": TokenHead,
     "next_item": NextItemHead,
     "boxes": BoxesHead,
@@ -71,7 +73,9 @@ class Network(nn.Module):
     def __init__(self, model: Model, layouts: Layouts, encoder: EncoderShape | None = None) -> None:
         super().__init__()
         self.spec, self.layouts, self.encoder = model, layouts, encoder
-        self.inputs = nn.ModuleDict({name: _make_input(layout, model, encoder) for name, layout in layouts["inputs"].items()})
+        self.apart = any(layout.kind == "embedding" for layout in layouts["heads"].values())
+        read = {name: replace(layout, kind="text") if self.apart else layout for name, layout in layouts["inputs"].items()}
+        self.inputs = nn.ModuleDict({name: _make_input(layout, model, encoder) for name, layout in read.items()})
         width = _token_width(model)
         forms: list[Any] = [module.form for module in self.inputs.values()]
         self.trunk = _make_trunk(model, forms, encoder)
@@ -89,6 +93,9 @@ class Network(nn.Module):
         return found
 
     def _parts(self, batch: Batch) -> list[Signal]:
+        if self.apart:
+            ((name, module),) = self.inputs.items()
+            return [module(*texts_apart(batch.inputs[name], batch.lengths[name]))]
         return [
             module(batch.inputs[name], batch.lengths.get(name), *self._items(self.layouts["inputs"][name]))
             for name, module in self.inputs.items()

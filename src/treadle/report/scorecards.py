@@ -29,6 +29,7 @@ _RECORDS = {
     "r2": "share of the variance that is explained", "character_error": "wrong characters per right one; lower is better",
     "word_error": "wrong words per right one; lower is better", "ndcg@10": "how high the right one stands among the first ten",
     "hit@10": "how often the right one is among the first ten",
+    "spearman": "rank correlation of the cosine with the answer; higher is better",
     "recall@1": "how often the right one comes first", "recall@10": "how often the right one is among the first ten",
     "perplexity": "as if choosing among so many tokens; lower is better", "loss": "what training lowers",
 }

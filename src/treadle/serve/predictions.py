@@ -17,6 +17,7 @@ from treadle.data.fields.text import TextField
 from treadle.data.schema import Schema
 from treadle.data.steps.redact import Moves, redact_and_tell
 from treadle.data.targets.base import Target
+from treadle.data.targets.embedding import EmbeddingTarget
 from treadle.data.targets.tags import TagsTarget, moved_spans
 from treadle.serve.engine import Engine
 from treadle.serve.predictor import Prediction, Predictor, Row
@@ -32,14 +33,16 @@ def described(worker: Engine | Predictor) -> dict[str, Any]:
         {"column": column, "input": name, "kind": schema.model.inputs[name].kind, "choices": _choices(field)}
         for name, field in schema.inputs.items() for column in field.columns
     ]
-    heads = [{"name": name, "kind": schema.model.heads[name].kind, "choices": _choices(t), **_reads(t)}
+    heads = [{"name": name, "kind": schema.model.heads[name].kind, "choices": _choices(t), **_more(t)}
              for name, t in schema.targets.items()]
     return {"kind": "records", "inputs": inputs, "heads": heads}
 
 
-def _reads(target: Target) -> dict[str, str]:
-    """The column whose characters the head's answers count, if they do."""
-    return {"column": target.text.columns[0]} if isinstance(target, TagsTarget) else {}
+def _more(target: Target) -> dict[str, Any]:
+    """Of spans the column whose characters they count; of vectors whether a right cosine can be learned from."""
+    if isinstance(target, TagsTarget):
+        return {"column": target.text.columns[0]}
+    return {"graded": target.graded} if isinstance(target, EmbeddingTarget) else {}
 
 
 def _choices(field: Any) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from treadle.spec.figures import FIGURES
+from treadle.spec.figures import figures_of
 from treadle.spec.project import ProjectSpec
 from treadle.spec.shape import Shape
 from treadle.spec.trunks import Transformer
@@ -90,9 +90,9 @@ def _gate(spec: ProjectSpec) -> Findings:
     found: Findings = []
     for key in spec.evaluate.gate:
         head, _, figure = key.rpartition(".")
-        has = [name for name, given in spec.model.heads.items() if figure in FIGURES[given.kind] and head in ("", name)]
+        has = [name for name, given in spec.model.heads.items() if figure in figures_of(given) and head in ("", name)]
         if len(has) != 1:
-            known = sorted({figure for given in spec.model.heads.values() for figure in FIGURES[given.kind]})
+            known = sorted({figure for given in spec.model.heads.values() for figure in figures_of(given)})
             message = f"no head has the figure {key!r}; known: {', '.join(known)}"
             if has:
                 message = f"{figure!r} is a figure of {' and of '.join(has)}: write {has[0]}.{figure}"

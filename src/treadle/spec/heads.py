@@ -96,6 +96,17 @@ class Tags(_Column):
     """Other names for the parts of a span, as in ``{start: start_position, end: end_position, label: entity_type}``."""
 
 
+class Embedding(_Head):
+    """A vector for each of the two texts of a pair, each read by itself: near each other where the texts belong together. With a
+    column their cosine is fitted to it (Reimers and Gurevych 2019, section 3); without one every pair of the data belongs together,
+    and each text is to find its other half among those of the batch (Henderson et al. 2017, section 4.4; both ways round)."""
+
+    column: str | None = None
+    """Field of the record with a number that says how much the two are alike; None: all pairs belong together."""
+    temperature: float = Field(default=0.05, gt=0, le=10)
+    """Without a column: what cosines are divided by before the softmax."""
+
+
 class NextItem(_Head):
     """The item that follows in a history of events (Kang and McAuley 2018)."""
 
@@ -146,9 +157,10 @@ class Head(OneOf):
     number: Quantity | None = None
     ctc: Transcript | None = None
     tags: Tags | None = None
+    embedding: Embedding | None = None
     next_item: NextItem | None = None
     boxes: Boxes | None = None
 
     def column(self, name: str) -> str | None:
         """Field of the record with the right answer of this head, called ``name``; None where the inputs hold it."""
-        return (self.settings.column or name) if isinstance(self.settings, _Column) else None
+        return (self.settings.column or name) if isinstance(self.settings, _Column) else getattr(self.settings, "column", None)

@@ -11,7 +11,7 @@ from treadle.spec.trunks import Trunk
 
 # What a head needs among the inputs: its kind -> kinds of input of which there must be exactly one.
 _NEEDS = {
-    "next_token": ("text",), "masked_token": ("text",), "ctc": ("audio",), "next_item": ("events",),
+    "embedding": ("pair",), "next_token": ("text",), "masked_token": ("text",), "ctc": ("audio",), "next_item": ("events",),
     "boxes": ("image",),
 }
 # Heads whose loss of a mixture of two records is the mixture of their losses.
@@ -82,7 +82,7 @@ class Model(Section):
             if given.image:
                 found += self._picture_misfits(name, given.image)
         found += self._text_misfits()
-        found += self._item_misfits() + self._tag_misfits() + self._start_misfits()
+        found += self._item_misfits() + self._tag_misfits() + self._embedding_misfits() + self._start_misfits()
         if trunk in ("conv", "pretrained") and len(kinds) > 1:
             found.append((("model", "inputs"), f"trunk {trunk} reads one input; mlp and transformer join several"))
         return found
@@ -161,6 +161,20 @@ class Model(Section):
             if self.trunk.transformer and self.trunk.transformer.causal:
                 message = "a tag depends on what follows too: leave causal out"
                 found.append((("model", "trunk", "transformer", "causal"), message))
+        return found
+
+    def _embedding_misfits(self) -> list[tuple[tuple[str, ...], str]]:
+        """Of a head that reads the two texts of a pair apart."""
+        found: list[tuple[tuple[str, ...], str]] = []
+        for name, head in self.heads.items():
+            if head.embedding is None:
+                continue
+            at = ("model", "heads", name)
+            if len(self.heads) > 1 or len(self.inputs) > 1:
+                found.append((at, "embedding reads the two texts apart: no other head or input can stand beside it"))
+            if head.embedding.column and "temperature" in head.embedding.model_fields_set:
+                message = "with a column the cosine itself is fitted: leave temperature out"
+                found.append(((*at, "embedding", "temperature"), message))
         return found
 
     def _picture_misfits(self, name: str, image: Image) -> list[tuple[tuple[str, ...], str]]:

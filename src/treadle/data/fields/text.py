@@ -189,6 +189,9 @@ def _with_one(keep: Array, free: Array, row: Array, random: np.random.Generator)
 class PairField(TextField):
     """(token, which text) rows, ragged (length, 2): the first text's tokens marked 0, then the second's marked 1."""
 
+    apart: bool = False
+    """Each text has the marks of a text that stands alone, since each is read by itself."""
+
     def value(self, fields: Mapping[str, Any]) -> tuple[str, str]:  # type: ignore[override]
         one, two = (str(fields.get(column) or "") for column in self.columns)
         return (one.lower(), two.lower()) if self.settings.lower else (one, two)
@@ -201,8 +204,8 @@ class PairField(TextField):
         return ragged([self._pair(one, two) for one, two in zip(*both, strict=True)], np.int64, (2,))
 
     def _pair(self, one: Encoding, two: Encoding) -> Array:
-        most = self.settings.context
-        if self._marks(True):
+        most = self.settings.context - (self._marks(False) if self.apart else 0)
+        if self._marks(True) and not self.apart:
             whole = self._whole(one, two, most)
             return np.array([whole.ids, whole.type_ids], np.int64).T
         rows = [(id, which) for which, text in enumerate((one, two)) for id in self._whole(text, None, most).ids or [0]]
@@ -210,5 +213,5 @@ class PairField(TextField):
 
     @property
     def layout(self) -> Layout:
-        length = 2 * self.settings.context + self._marks(True)
+        length = self.settings.context if self.apart else 2 * self.settings.context + self._marks(True)
         return Layout("pair", vocabulary=self.tokenizer.get_vocab_size(), length=length)

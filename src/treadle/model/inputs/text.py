@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from treadle.core.layout import Layout
@@ -32,6 +33,19 @@ class TokensInput(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Signal:
         """(B, T) token ids -> (B, T, D)"""
         return Signal(self.embed_tokens(tokens), lengths)
+
+
+def texts_apart(pairs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T, 2): token id, and 0 or 1 for which text -> the tokens (2 B, T') of all first texts, then of all second ones, filled up
+    with 0, and their lengths (2 B,). The first text's tokens stand before the second's."""
+    places = torch.arange(pairs.shape[1], device=pairs.device)
+    second = ((pairs[..., 1] == 1) & (places < lengths[:, None])).sum(1)
+    first = lengths - second
+    counts = torch.cat([first, second])
+    places = places[: int(counts.max())]
+    at = torch.cat([places.expand(len(pairs), -1), first[:, None] + places]).clamp_max(pairs.shape[1] - 1)
+    tokens = torch.cat([pairs[..., 0], pairs[..., 0]]).gather(1, at)
+    return tokens * (places < counts[:, None]), counts
 
 
 class PairInput(nn.Module):

@@ -196,7 +196,7 @@ export class Predict extends Component {
       <div class="verdict">
         <div class="row">
           <span class="question">Is it right?</span>${thumb("up", "Right", UP)}${thumb("down", "Wrong", DOWN)}
-          ${draft === null && html`<button onClick=${this.correct}>The right answer is …</button>`}
+          ${draft === null && this.correctable() && html`<button onClick=${this.correct}>The right answer is …</button>`}
           <span class="thanks" role="status">${thanks || note}</span>
         </div>
         ${draft !== null && this.desk()}
@@ -221,6 +221,7 @@ export class Predict extends Component {
     const { answer, probabilities, quantiles } = given;
     if (this.kind(name) === "boxes") return this.found(name, answer);
     if (this.kind(name) === "tags") return this.marked(name, given);
+    if (this.kind(name) === "embedding" && Array.isArray(answer)) return this.vector(name, answer);
     const shown = Array.isArray(answer) ? answer.map((part) => (typeof part === "object" ? JSON.stringify(part) : part)).join(", ") || "none"
       : typeof answer === "number" ? Number(answer.toPrecision(6)).toLocaleString() : String(answer);
     const range = quantiles && Object.entries(quantiles).map(([share, value]) => `${Number((100 * share).toPrecision(4))}%: ${Number(value.toPrecision(4))}`).join(", ");
@@ -232,6 +233,18 @@ export class Predict extends Component {
         <span>${choice}</span><meter min="0" max="1" value=${share} aria-label=${`${choice}: ${percent(share)}`}></meter>
         <span class="share">${percent(share)}</span></li>`)}</ol>`}
     </div>`;
+  }
+
+  vector(name, numbers) {
+    return html`<div class="head"><h2>${name}</h2>
+      <output class="given">${plural(numbers.length, "number")}</output>
+      <code class="vector">${numbers.join(" ")}</code></div>`;
+  }
+
+  // Whether a right answer can be written: how near a text is to no other cannot.
+  correctable() {
+    return this.props.config.heads.some(({ name, kind, graded }) =>
+      kind !== "embedding" || (graded && typeof this.state.answer.heads[name].answer === "number"));
   }
 
   found(name, things) {
@@ -265,7 +278,7 @@ export class Predict extends Component {
           : choices.length && choices.length <= 200 && kind !== "labels"
           ? html`<select id=${`right-${name}`} value=${draft[name]} onChange=${write(name)}>
               ${choices.map((choice) => html`<option value=${choice}>${choice}</option>`)}</select>`
-          : html`<input id=${`right-${name}`} type=${kind === "number" ? "number" : "text"} step="any" value=${draft[name]} required
+          : html`<input id=${`right-${name}`} type=${kind === "number" || kind === "embedding" ? "number" : "text"} step="any" value=${draft[name]} required
               onInput=${write(name)} />`}`)}
       <div class="row"><button class="primary">Send</button>
         <button type="button" onClick=${() => this.setState({ draft: null })}>Cancel</button></div>
