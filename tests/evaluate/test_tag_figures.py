@@ -74,6 +74,14 @@ def test_precision_recall_and_f1_are_those_of_conll(drawn: list[tuple[Tags, int]
     assert set(found) == {"loss", "token_accuracy", "precision", "recall", "f1"}
 
 
+def test_a_text_of_nothing_but_unseen_labels_is_missed_and_one_without_an_answer_is_not_asked() -> None:
+    right = np.concatenate([encoded([[1, 2]]), np.array([[[0, 0, 2], [-3, 0, 2], [0, 0, 0]], [[0, 0, 2], [0, 0, 0], [0, 0, 0]]])])
+    said = given_([[1, 2], [1], [1]])
+    found = head_figures(HeadScores("tags", said, right, np.array([1.0, np.nan, np.nan])), None, weights(3, 10, 0))
+    assert found["recall"].value == found["precision"].value == 0.5
+    assert found["loss"].value == found["token_accuracy"].value == 1.0
+
+
 def test_how_it_stands_against_another_on_the_same_texts() -> None:
     right = [[1, 2, 0, 3], [0, 0, 1]] * 30
     good = HeadScores("tags", given_(right), encoded(right), np.ones(60))

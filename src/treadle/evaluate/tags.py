@@ -11,7 +11,7 @@ import torch
 from treadle.data.columns import Array, Column, load_column
 from treadle.data.schema import Schema
 from treadle.data.spans import spans_of
-from treadle.evaluate.metrics import Figure, Floats, ratio, share
+from treadle.evaluate.metrics import Figure, Floats, share
 from treadle.model.heads.tags import best_path
 from treadle.store.artifacts import Artifact
 
@@ -28,7 +28,7 @@ def tag_figures(outputs: Array, targets: Array, target: Any, drawn: Floats) -> d
     given[:, : outputs.shape[1]] = outputs[:, : tokens.shape[1], 0]
     right = (tokens & (given == targets[..., 0])).sum(1).astype(np.float64)
     return {
-        "token_accuracy": ratio(right, tokens.sum(1).astype(np.float64), drawn), "precision": share(both, said, drawn),
+        "token_accuracy": share(right, tokens.sum(1).astype(np.float64), drawn), "precision": share(both, said, drawn),
         "recall": share(both, are, drawn), "f1": share(2 * both, said + are, drawn),
     }
 
