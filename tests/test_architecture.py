@@ -28,7 +28,7 @@ LAYERS = (
     ("prepare", "train", "evaluate", "compress", "serve", "feedback", "plan", "report"),
     ("pipeline", "tune", "check", "scaffold", "show", "starter"),
     ("cli",),
-    ("__main__",),
+    ("__main__", "recipes"),
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 # Within model/: these parts see only layers beside what lies below model; model.py and its neighbours bring them together.

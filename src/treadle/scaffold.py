@@ -5,6 +5,7 @@
     recipes/NAME/treadle.yaml    the project on the real data
     recipes/NAME/sample.yaml     the same project on the small data that lies in sample/, for machines that lack the real one
     recipes/NAME/sample/         that data; without a sample.yaml, treadle.yaml itself reads it
+    recipes/NAME/make.py         makes the project's data out of the real data; it is for the user to run
     neither                      where the real data is on every machine
 """
 
@@ -67,6 +68,8 @@ def init(recipe: str, folder: Path | None) -> tuple[Path, list[str]]:
         shutil.copy(RECIPES / recipe / ("sample.yaml" if missing else "treadle.yaml"), target / "treadle.yaml")
         if not (target / "README.md").exists():
             shutil.copy(RECIPES / recipe / "README.md", target / "README.md")
+        if not missing and (make := RECIPES / recipe / "make.py").exists():
+            shutil.copy(make, target / make.name)
         own = RECIPES / recipe / "sample"
         if own.exists() and (missing or not (RECIPES / recipe / "sample.yaml").exists()):
             shutil.copytree(own, target / "sample", dirs_exist_ok=True)

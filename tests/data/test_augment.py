@@ -136,6 +136,30 @@ def test_a_table_reads_other_pictures_each_epoch_and_the_same_again():
     assert (second.inputs["photo"].numpy() == expected).all()
 
 
+def test_the_contact_sheet_draws_boxes_where_things_are():
+    pictures = np.zeros((2, 20, 30, 1), np.uint8)
+    pictures[:, 4:10, 3:12] = 255
+    boxes = np.array([[[1, 7.5 / 30, 7 / 20, 9 / 30, 6 / 20], [0] * 5]] * 2, np.float32)
+    change = ImageChange(ImageAugment(flip=True), 0, [0.0])
+
+    def move(values: np.ndarray, lengths: Any, numbers: np.ndarray) -> Any:
+        middles, _ = change.places(values[..., 1:3], numbers, (20, 30))
+        return np.concatenate([values[..., :1], middles, values[..., 3:]], 2), lengths
+
+    sheet = np.asarray(Image.open(io.BytesIO(contact_sheet(pictures, change, draws=4, scale=3, boxes=boxes, move=move))))
+    orange = (sheet == (232, 89, 12)).all(2)
+    for row in range(2):
+        for column in range(5):
+            here = np.s_[row * 66 : row * 66 + 60, column * 96 : column * 96 + 90]
+            white, drawn = (sheet[here].min(2) == 255) | orange[here], orange[here]
+            down, across = np.nonzero(white)
+            assert (down.min(), down.max() + 1, across.max() + 1 - across.min()) == (12, 30, 27)
+            assert drawn[12:30, [across.min(), across.max()]].all()
+            assert drawn[[12, 29], across.min() : across.max()].all()
+    wide = np.asarray(Image.open(io.BytesIO(contact_sheet(np.zeros((1, 10, 400, 3), np.uint8), change))))
+    assert wide.shape[1] == 1000
+
+
 def test_the_contact_sheet_shows_each_picture_and_its_changes():
     change = ImageChange(ImageAugment(flip=True), 0, [0.0] * 3)
     sheet = np.asarray(Image.open(io.BytesIO(contact_sheet(PICTURES[:3], change, draws=4, scale=1))))

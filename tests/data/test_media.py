@@ -202,6 +202,32 @@ def idx(path: Path, array: np.ndarray, code: int = 8) -> None:
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
 
+def test_files_of_many_pictures(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (5, 3, 4, 6)).astype(np.uint8)  # all of a channel before the next
+    labels = np.array([[0, 7], [1, 7], [0, 9], [1, 9], [0, 200]], np.uint8)
+    data = np.concatenate([labels, pixels.reshape(5, -1)], 1).tobytes()
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many" / "a.bin").write_bytes(data)
+    (tmp_path / "many" / "short.bin").write_bytes(data[:-1])
+    (tmp_path / "many" / "empty.bin").write_bytes(b"")
+    how = {"height": 4, "width": 6, "labels": ["kind", "fine"]}
+    names = {"kind": {"0": "cat", "1": "dog"}}
+    found = read(tmp_path, media="many", match=["*.bin"], records=how, replace=names)
+    good = [item for item in found if isinstance(item, Record)]
+    assert [record.fields["kind"] for record in good] == ["cat", "dog", "cat", "dog", "cat"]
+    assert good[2].source == "many/a.bin/000002.ppm"
+    for record, wanted in zip(good, pixels, strict=True):
+        image = Image.open(io.BytesIO(record.fields["photo"]["bytes"]))
+        assert (np.asarray(image) == wanted.transpose(1, 2, 0)).all()
+    assert [(item.source, item.reason) for item in found if isinstance(item, SetAside)] == [
+        ("many/empty.bin", "unreadable"), ("many/short.bin", "unreadable"),
+    ]
+    how = {"height": 7, "width": 10, "grey": True, "labels": ["kind", "x", "y", "z"]}
+    grey = read(tmp_path, media="many", match=["a.bin"], records=how)
+    assert [item.fields["photo"]["path"] for item in grey if isinstance(item, Record)] == [f"a.bin/{n:06d}.pgm" for n in range(5)]
+
+
 @pytest.mark.parametrize("ending", ["", ".gz"])
 @pytest.mark.parametrize("shape", [(3, 5, 4), (3, 5, 4, 3)])
 def test_idx_images_with_their_labels(tmp_path: Path, ending: str, shape: tuple[int, ...]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,7 @@ from report_world import World, empty_world, first_run, make, scorecard
 from treadle.core.errors import ArtifactError, WorkError
 from treadle.report.page import write_report
 
-VOID = {"br", "meta", "hr"}
+VOID = {"br", "meta", "hr", "img"}
 
 
 class Page(HTMLParser):
@@ -83,6 +84,22 @@ def test_nothing_is_loaded_and_nothing_runs(improved: World) -> None:
                 assert value.startswith("#")
     assert not re.search(r"url\((?!#)|@import", source)
     assert "default-src &#x27;none&#x27;" in source
+
+
+def test_what_training_makes_of_pictures_is_part_of_the_page(tmp_path: Path) -> None:
+    world = empty_world(tmp_path)
+    first_run(world)
+    sheet = b"\x89PNG pictures"
+    folder = world.store.folder(world.ids["dataset"])
+    (folder / "augmented.photo & more.png").write_bytes(sheet)
+    source, page = report(world)
+    (shown,) = page.named("img")
+    head, _, content = str(shown["src"]).partition(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(content) == sheet
+    assert "Changed in training: photo & more" in page.text
+    assert "what training sees in its place" in page.text
+    assert "img-src data:" in source
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from treadle.data.chance import uniforms
 from treadle.data.columns import Array, Augment, Numbers
@@ -16,6 +16,8 @@ from treadle.spec.inputs import ImageAugment
 Floats = npt.NDArray[np.float64]
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow turns colours into grey
+_WIDTH = 1000  # pixels of a contact sheet
+_ORANGE = (232, 89, 12)
 _DRAWS = 10  # per picture: shift y and x, flip, turn, size, brightness, contrast, saturation, cut-out y and x
 
 
@@ -130,15 +132,38 @@ def _cut(values: Array, centre: Floats, side: int, mean: Array) -> Array:
     return np.where(hole[..., None], mean, values)
 
 
-def contact_sheet(values: Array, change: Augment, draws: int = 8, scale: int = 2) -> bytes:
-    """A PNG with a row per picture of ``values`` (N, H, W, C): as it is, then as ``draws`` examples see it."""
+def contact_sheet(
+    values: Array, change: Augment, draws: int = 8, scale: int | None = None, boxes: Array | None = None,
+    move: Augment | None = None,
+) -> bytes:
+    """A PNG with a row per picture of ``values`` (N, H, W, C): as it is, then as ``draws`` examples see it. ``scale`` None: about
+    ``_WIDTH`` pixels wide. ``boxes`` (N, L, 5), as answers of that kind are encoded, and what ``move`` makes of them, are drawn."""
     count, high, wide, channels = values.shape
-    columns = [values, *(change(values, None, np.arange(count, dtype=np.int64) + turn * count)[0] for turn in range(draws))]
+    numbers = [np.arange(count, dtype=np.int64) + turn * count for turn in range(draws)]
+    columns = [values, *(change(values, None, given)[0] for given in numbers)]
     sheet = np.full((count * (high + 2), (draws + 1) * (wide + 2), channels), 255, np.uint8)
     for column, pictures in enumerate(columns):
         for row, picture in enumerate(pictures):
             sheet[row * (high + 2) :, column * (wide + 2) :][:high, :wide] = picture
     image = Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+    scale = scale or max(1, _WIDTH // image.width)
+    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    if boxes is not None and move is not None:
+        image = image.convert("RGB")
+        for column, found in enumerate([boxes, *(move(boxes, None, given)[0] for given in numbers)]):
+            for row, things in enumerate(found):
+                _outline(image, things[things[:, 0] != 0, 1:], (column * (wide + 2), row * (high + 2)), (wide, high), scale)
+    if image.width > 2 * _WIDTH:
+        image.thumbnail((_WIDTH, image.height))
     stream = io.BytesIO()
-    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(stream, "PNG", optimize=True)
+    image.save(stream, "PNG", optimize=True)
     return stream.getvalue()
+
+
+def _outline(image: Image.Image, boxes: Array, corner: tuple[int, int], size: tuple[int, int], scale: int) -> None:
+    """Draw boxes (L, 4) of cx, cy, width, height into the picture of ``size`` at ``corner``."""
+    pen = ImageDraw.Draw(image)
+    for box in boxes.astype(np.float64):
+        edges = np.concatenate([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2]) * [*size, *size] + [*corner, *corner]
+        left, top, right, bottom = (round(edge * scale) for edge in edges.tolist())
+        pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=_ORANGE, width=max(1, image.width // _WIDTH))

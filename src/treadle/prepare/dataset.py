@@ -16,7 +16,7 @@ from treadle.core.progress import say, task
 from treadle.core.project import Project
 from treadle.data.augment import contact_sheet
 from treadle.data.chance import point_of
-from treadle.data.columns import Column
+from treadle.data.columns import Column, load_column
 from treadle.data.fields.events import EventsField
 from treadle.data.fields.text import TextField
 from treadle.data.parts import write_part
@@ -208,10 +208,14 @@ def split_last(records: Iterable[Record], schema: Schema) -> dict[str, list[Reco
 
 
 def _write_sheets(folder: Path, schema: Schema, columns: Mapping[str, Column], seed: int) -> None:
-    """What the changes in training make of a few pictures, to be looked at."""
+    """What the changes in training make of a few pictures, and of the boxes in them, to be looked at."""
+    drawn = next((pair for pair in schema.moves(seed).items()), None)
     for name, change in schema.changes(seed).items():
         if schema.inputs[name].layout.kind == "image":
-            sheet = contact_sheet(columns[name].values[:_SHEET_ROWS], change)
+            pictures = columns[name].values[:_SHEET_ROWS]
+            first = np.arange(len(pictures))
+            boxes, move = (load_column(folder, "train", f"heads.{drawn[0]}").rows(first)[0], drawn[1]) if drawn else (None, None)
+            sheet = contact_sheet(pictures, change, boxes=boxes, move=move)
             (folder / f"augmented.{name}.png").write_bytes(sheet)
 
 

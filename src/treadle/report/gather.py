@@ -31,6 +31,8 @@ class Facts:
     """By id of one of ``scorecards``: that of the model that this one was improved from, on the same dataset."""
     folds: Manifest | None
     """The newest scorecard of a cross-validation of ``corpus``."""
+    sheets: Mapping[str, bytes]
+    """Input's name -> a PNG of what training makes of a few of its pictures."""
     history: Sequence[Mapping[str, float]]
     """The lines of the model's history.jsonl."""
     deployments: Sequence[Mapping[str, Any]]
@@ -87,7 +89,7 @@ def gather(project: Project, store: Store, ledger: Ledger) -> Facts:
     cards.sort(key=lambda card: not (dataset and card["counts"]["dataset"] == dataset["id"]))
     return Facts(
         project, manifests, corpus, dataset, model, package, cards, _earlier(manifests, model, cards), _folds(manifests, corpus),
-        read_history(store, model), deployments, [dict(row) for row in ledger.all_runs()],
+        _sheets(store, dataset), read_history(store, model), deployments, [dict(row) for row in ledger.all_runs()],
         [dict(row) for row in ledger.all_feedback()], ledger.totals(),
     )
 
@@ -134,6 +136,11 @@ def _earlier(manifests: Mapping[str, Manifest], model: Manifest | None, cards: S
             if base and same and other["counts"]["model"] == base["id"]:
                 found[card["id"]] = other
     return found
+
+
+def _sheets(store: Store, dataset: Manifest | None) -> dict[str, bytes]:
+    found = sorted(store.folder(dataset["id"]).glob("augmented.*.png")) if dataset else []
+    return {path.name.removeprefix("augmented.").removesuffix(".png"): path.read_bytes() for path in found}
 
 
 def read_history(store: Store, model: Manifest | None) -> list[Mapping[str, float]]:

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-_VOID = frozenset({"br", "meta", "hr"})
+_VOID = frozenset({"br", "meta", "hr", "img"})
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 

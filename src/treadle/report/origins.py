@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -39,6 +40,7 @@ def data(facts: Facts) -> Html:
         notes = facts.dataset["counts"].get("notes")
         if notes:
             parts += [tag("h3", "Notes on the data"), tag("ul", *(tag("li", note) for note in notes))]
+    parts += [_sheet(name, sheet, facts) for name, sheet in facts.sheets.items()]
     parts += [_taught(corpus["counts"]) for corpus in facts.taught]
     every = [source for corpus in (facts.corpus, *facts.taught) for source in corpus["counts"]["sources"]]
     sources = [[s["pattern"], s["licence"], f"{s['files']:,}", format_size(s["bytes"])] for s in every]
@@ -46,6 +48,16 @@ def data(facts: Facts) -> Html:
     redacted = ", ".join(f"{count:,} {kind}" for kind, count in counts["redacted"].items())
     parts.append(tag("p", f"Redacted: {redacted}." if redacted else "Nothing was redacted."))
     return join(parts)
+
+
+def _sheet(name: str, sheet: bytes, facts: Facts) -> Html:
+    """What training makes of a few pictures."""
+    boxed = any(head.kind == "boxes" for head in facts.project.spec.model.heads.values())
+    told = "On the left a picture as it is, then what training sees in its place: each time it is changed anew, at random"
+    note = f"{told}, and its boxes go along." if boxed else f"{told}. One must still be able to tell what it shows."
+    source = f"data:image/png;base64,{base64.b64encode(sheet).decode()}"
+    shown = tag("img", src=source, alt=f"{name}: pictures and what training makes of them", class_="sheet")
+    return join([tag("h3", f"Changed in training: {name}"), tag("figure", shown, tag("figcaption", note))])
 
 
 def _taught(counts: Mapping[str, Any]) -> Html:

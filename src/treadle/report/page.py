@@ -22,8 +22,8 @@ _SECTIONS = (
     ("versions", "Versions and feedback", origins.versions), ("lineage", "Lineage", origins.lineage),
     ("settings", "Settings and environment", origins.settings),
 )
-# The page loads nothing and runs nothing, whatever the text in it may say.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+# The page loads nothing, for its pictures are part of it, and runs nothing, whatever the text in it may say.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def write_report(project: Project, store: Store, ledger: Ledger, path: Path | None = None) -> Path:

@@ -157,6 +157,24 @@ class HubSource(_Rows):
     """Which of its splits is read."""
 
 
+class PixelRecords(Section):
+    """Files that hold many pictures, as CIFAR-10's and CIFAR-100's binary ones do: of each the bytes of its labels, then those of
+    its pixels, row by row, all of the first channel before the next."""
+
+    height: int = Field(default=32, ge=1, le=4096)
+    width: int = Field(default=32, ge=1, le=4096)
+    """Of each picture (pixels)."""
+    grey: bool = False
+    """One channel instead of three."""
+    labels: list[str] = Field(default=["label"])
+    """Names of the fields that take the label bytes, in their order."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of a picture with its labels."""
+        return len(self.labels) + self.height * self.width * (1 if self.grey else 3)
+
+
 class MediaSource(_Source):
     """Images or recordings: a folder, a .zip or .tar archive, or an IDX file; each item is one record."""
 
@@ -174,6 +192,8 @@ class MediaSource(_Source):
     labels: str | None = None
     """A CSV, or JSON Lines, whose column ``file`` names the items and whose other columns become fields; or the IDX file with the
     labels."""
+    records: PixelRecords | None = None
+    """What each matching file holds, where it holds many pictures: ``{labels: [object]}`` reads CIFAR-10's. None: one."""
     label_is: str = "label"
     """Name of the field that takes the labels of an IDX file."""
     replace: dict[str, dict[str, str]] = {}

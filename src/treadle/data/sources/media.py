@@ -27,7 +27,7 @@ from treadle.data.record import Record, SetAside
 from treadle.data.sources.base import Place
 from treadle.data.sources.globs import Pattern, glob_regex, parse_pattern, walk
 from treadle.data.sources.rows import as_record, check_columns
-from treadle.spec.data import MediaSource
+from treadle.spec.data import MediaSource, PixelRecords
 
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, RuntimeError, NotImplementedError)
@@ -59,7 +59,7 @@ def read_media(spec: MediaSource, place: Place) -> Iterator[Record | SetAside]:
     shape = re.compile(spec.name_is) if spec.name_is else None
     meta = {"pattern": spec.media} | ({"part": spec.part} if spec.part else {})
     count, checked = 0, False
-    for item in _items(path, spec, place):
+    for item in _unpacked(_items(path, spec, place), spec.records):
         count += 1
         where = f"{label}/{item.name}".lstrip("/")
         row = _row(item, spec, shape, labels)
@@ -183,6 +183,30 @@ def _items(path: Path, spec: MediaSource, place: Place) -> Iterator[Item]:
         raise SourceError(f"{place.key}.media: {spec.media!r} cannot be read: {error}", cure="check the file") from None
 
 
+def _unpacked(items: Iterator[Item], records: PixelRecords | None) -> Iterator[Item]:
+    """Of items that hold many pictures each picture, as PGM or PPM."""
+    for item in items:
+        if records is None or item.problem:
+            yield item
+            continue
+        if not item.data or len(item.data) % records.length:
+            detail = f"{len(item.data)} bytes are no whole number of records of {records.length} bytes"
+            yield Item(item.name, problem=("unreadable", detail))
+            continue
+        rows, labels = np.frombuffer(item.data, np.uint8).reshape(-1, records.length), len(records.labels)
+        pixels = rows[:, labels:].reshape(len(rows), -1, records.height, records.width).transpose(0, 2, 3, 1)
+        for number, (row, image) in enumerate(zip(rows, pixels, strict=True)):
+            more = dict(zip(records.labels, row[:labels].tolist(), strict=True))
+            yield _bare(f"{item.name}/{number:06d}", image if image.shape[2] == 3 else image[..., 0], more)
+
+
+def _bare(name: str, image: npt.NDArray[np.uint8], more: Mapping[str, Any] | None) -> Item:
+    """Pixels (H, W) or (H, W, 3) as PGM or PPM, which is them behind one line."""
+    grey = image.ndim == 2
+    head = b"%s\n%d %d\n255\n" % (b"P5" if grey else b"P6", image.shape[1], image.shape[0])
+    return Item(f"{name}.{'pgm' if grey else 'ppm'}", head + image.tobytes(), more=more)
+
+
 def _folder(path: Path, wanted: list[re.Pattern[str]], most: int) -> Iterator[Item]:
     for found in walk(Pattern(path, "", "**/*")):
         name = found.relative.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -274,7 +298,7 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
 
 
 def _idx(path: Path, spec: MediaSource, place: Place) -> Iterator[Item]:
-    """Each image as PGM or PPM, which is its pixels behind one line; its label where ``spec.labels`` is an IDX file."""
+    """Each image as PGM or PPM; its label where ``spec.labels`` is an IDX file."""
     images = read_idx(path)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
         message = f"{place.key}.media: {spec.media!r} holds {images.dtype} of shape {images.shape}"
@@ -287,7 +311,5 @@ def _idx(path: Path, spec: MediaSource, place: Place) -> Iterator[Item]:
             if labels.shape != images.shape[:1]:
                 message = f"{place.key}.labels: {spec.labels!r} holds {labels.shape} labels for {len(images)} images"
                 raise SourceError(message, cure="give the label file of the same part")
-    head = b"%s\n%d %d\n255\n" % (b"P5" if images.ndim == 3 else b"P6", images.shape[2], images.shape[1])
     for number, image in enumerate(images):
-        more = None if labels is None else {spec.label_is: labels[number].item()}
-        yield Item(f"{number:06d}.{'pgm' if images.ndim == 3 else 'ppm'}", head + image.tobytes(), more=more)
+        yield _bare(f"{number:06d}", image, None if labels is None else {spec.label_is: labels[number].item()})
