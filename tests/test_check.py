@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -12,7 +14,9 @@ import pytest
 
 from treadle import show
 from treadle.check import check_data
+from treadle.core.errors import UserError
 from treadle.core.project import SpecError, load_project
+from treadle.pipeline import Workshop, plan
 
 YAML = """\
 name: tiny
@@ -135,3 +139,54 @@ def test_it_is_quick(folder: Path) -> None:
     start = time.process_time()
     check(folder)
     assert time.process_time() - start < 1.0
+
+
+NAMED = """
+name: named
+data: {sources: [{table: rows.csv, licence: CC0-1.0}]}
+model:
+  inputs: {note: {tokenizer: {file: MISSING}}}
+  trunk: {mlp: {width: 4}}
+  heads: {answer: category}
+"""
+
+
+@pytest.mark.parametrize(("change", "key", "said", "cure"), [
+    ({"MISSING": "vocab.txt"}, "model.inputs.note.text.tokenizer.file", "vocab.txt, which is not there", "mend the path"),
+    ({"MISSING": '"{package:no_such_thing_9}/x"'}, "model.inputs.note.text.tokenizer.file", "that is not installed",
+     "pip install no-such-thing-9"),
+    ({"MISSING": "treadle.yaml"}, "model.inputs.note.text.tokenizer.file", "is no tokenizer", "give a tokenizer.json"),
+    ({" {tokenizer: {file: MISSING}}": " text", "{mlp: {width: 4}}": '{pretrained: {folder: "{package:no_such_thing_9}/x"}}'},
+     "model.trunk.pretrained.folder", "that is not installed", "pip install no-such-thing-9"),
+    ({" {tokenizer: {file: MISSING}}": " text", "{mlp: {width: 4}}": "{pretrained: {folder: .}}"},
+     "model.trunk.pretrained.folder", "holds no config.json and no model.safetensors", "name a folder with an encoder"),
+    ({" {tokenizer: {file: MISSING}}": " text", "{mlp: {width: 4}}": "{transformer: {depth: 1}}\n  start_from: first"},
+     "model.start_from", "'first' holds no network.json", "name a project with"),
+])
+def test_files_that_the_model_names_are_looked_for(tmp_path: Path, change: dict[str, str], key: str, said: str, cure: str) -> None:
+    text = NAMED
+    for old, new in change.items():
+        text = text.replace(old, new)
+    (tmp_path / "treadle.yaml").write_text(text)
+    (tmp_path / "rows.csv").write_text("note,answer\na b,c\nd e,f\n")
+    with pytest.raises(SpecError) as caught:
+        check_data(load_project(tmp_path))
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.line) == (key, 5 if "inputs" in key else 7 if "start" in key else 6)
+    assert said in problem.message
+    assert problem.cure.startswith(cure)
+    (tmp_path / "rows.csv").unlink()  # nothing is read before that is said
+    with pytest.raises(UserError, match=re.escape(said)) as again:
+        plan(Workshop.open(load_project(tmp_path)))
+    assert again.value.cure.startswith(cure)
+
+
+def test_a_project_to_start_from_that_has_not_run(tmp_path: Path) -> None:
+    text = NAMED.replace(" {tokenizer: {file: MISSING}}", " text")
+    text = text.replace("{mlp: {width: 4}}", "{transformer: {depth: 1}}\n  start_from: first")
+    (tmp_path / "treadle.yaml").write_text(text)
+    (tmp_path / "rows.csv").write_text("note,answer\na b,c\nd e,f\n")
+    (tmp_path / "first").mkdir()
+    shutil.copy(tmp_path / "treadle.yaml", tmp_path / "first" / "treadle.yaml")
+    with pytest.raises(SpecError, match="no version is live in named"):
+        check_data(load_project(tmp_path))

@@ -11,6 +11,7 @@ from typing import Any
 from treadle.core.errors import UserError
 from treadle.core.project import Project, SpecError
 from treadle.data.fields.base import BadValue
+from treadle.data.given import missing_files
 from treadle.data.record import SetAside
 from treadle.data.schema import Schema
 from treadle.data.sources.base import Place, Row
@@ -21,6 +22,7 @@ from treadle.data.sources.table import table_files
 from treadle.data.sources.url import local_file, reading
 from treadle.spec.data import AnySource, FilesSource, HubSource, MediaSource, TableSource, UrlSource, source_name
 from treadle.spec.problem import Location, Problem
+from treadle.store.start import open_start
 
 ROWS_READ = 500
 """Of each source of rows."""
@@ -66,6 +68,11 @@ def check_data(project: Project) -> dict[str, Any]:
             sources.append({"files": source_name(source)} | seen)
             found += [finding for finding in wrong if finding not in found]
     found += _unreadable(looks, schema)
+    found += [(key, error.message, error.cure) for key, error in missing_files(project)]
+    try:
+        open_start(project)
+    except UserError as error:
+        found.append((("model", "start_from"), error.message.removeprefix("model.start_from: "), error.cure))
     if found:
         raise SpecError(_problems(project, found))
     derived = [{"key": d.key, "value": str(d.value), "reason": d.reason} for d in project.resolved.reasons]

@@ -15,6 +15,7 @@ from treadle.core.machine import peak_memory
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import choose_runtime
+from treadle.data.given import need_files
 from treadle.evaluate.compare import compare
 from treadle.evaluate.folds import pool_folds
 from treadle.evaluate.stage import evaluate_model
@@ -32,6 +33,7 @@ from treadle.spec.project import ProjectSpec
 from treadle.spec.units import format_figure
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.ledger import Ledger
+from treadle.store.start import open_start
 from treadle.train.stage import first_round, identity, improvement_round, model_making, train_flops, train_model
 
 
@@ -54,8 +56,11 @@ class Workshop:
         return artifact
 
     def prepared(self) -> tuple[Artifact, Artifact]:
-        """The corpus and the dataset. The sources are read once, however often a command asks."""
+        """The corpus and the dataset. The sources are read once, however often a command asks. Raises ``UserError`` where a file
+        that the model names is not there, before anything is read."""
         if self._prepared is None:
+            need_files(self.project)
+            open_start(self.project)
             corpus = self.keep(make_corpus(self.project, self.store))
             self._prepared = corpus, self.keep(make_dataset(self.project, self.store, corpus))
         return self._prepared

@@ -24,7 +24,8 @@ def find_path(text: str, folder: Path) -> Path:
         spec = find_spec(start.group(1))
         places = list(spec.submodule_search_locations or []) if spec else []
         if not places:
-            raise UserError(f"{text!r} names a Python package that is not installed", cure=f"install {start.group(1)} with pip")
+            cure = f"pip install {start.group(1).replace('_', '-')}"
+            raise UserError(f"{text!r} names a Python package that is not installed", cure=cure)
         path = Path(places[0]) / text[start.end() :].lstrip("/")
     if not path.exists():
         raise UserError(f"{text!r} names {path}, which is not there", cure="mend the path, which starts at the project's folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,8 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "boxes": BoxesHead,
 }
 """Kind -> (layout, form of the trunk's signal, **more) -> a module with ``outputs``, ``losses`` and ``readable``."""
+_LAYER = re.compile(r"trunk\.(?:encoder\.layer|layers)\.(\d+)\.")
+"""Names of the parameters in one of a trunk's layers, counted from the lowest."""
 _SEQUENCES = ("text", "pair", "image", "events", "item", "next_item")
 
 Layouts = Mapping[str, Mapping[str, Layout]]
@@ -146,6 +149,15 @@ class Network(nn.Module):
     def readable(self, outputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Each head's outputs as answers are read from them."""
         return {name: head.readable(outputs[name]) for name, head in self._heads()}
+
+    def layer_scales(self, decay: float) -> dict[str, float]:
+        """Parameter's name -> ``decay`` to the power of how many layers lie between it and the head: 0 of the heads and what stands
+        behind the trunk's layers, one more of each layer further down, and most of the inputs."""
+        named = {name: _LAYER.match(name) for name, _ in self.named_parameters()}
+        depth = 1 + max((int(found[1]) for found in named.values() if found), default=-1)
+        below = {name: depth - int(found[1]) for name, found in named.items() if found}
+        below |= {name: depth + 1 for name in named if name.startswith(("inputs.", "trunk.bring", "trunk.which"))}
+        return {name: decay ** below.get(name, 0) for name in named}
 
     def _freeze(self) -> None:
         """Of a pretrained trunk, take the embeddings and then the lowest layers out of training, as many as it says."""

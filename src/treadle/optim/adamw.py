@@ -17,6 +17,8 @@ class Group:
     params: list[nn.Parameter]
     weight_decay: float
     lr: float
+    lr_scale: float = 1.0
+    """What the run's rate is multiplied by."""
 
     def __post_init__(self) -> None:
         self.steps = [torch.zeros((), device=p.device) for p in self.params]
@@ -78,12 +80,16 @@ class AdamW:
 
 def make_adamw(
     parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float, betas: tuple[float, float], weight_decay: float,
+    scales: Mapping[str, float] | None = None,
 ) -> AdamW:
-    """Weight decay on matrices; none on gains and biases, whose size is not a matter of capacity, and nothing at all of the
-    frozen."""
-    trained = [p for _, p in parameters if p.requires_grad]
-    matrices, others = [p for p in trained if p.dim() >= 2], [p for p in trained if p.dim() < 2]
-    return AdamW([Group(matrices, weight_decay, learning_rate), Group(others, 0.0, learning_rate)], betas)
+    """Weight decay on matrices; none on gains and biases, whose size is not a matter of capacity, and nothing at all of the frozen.
+    ``scales``: name -> what the rate of that parameter is multiplied by, 1 where it is not named."""
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, p in parameters:
+        if p.requires_grad:
+            found.setdefault(((scales or {}).get(name, 1.0), p.dim() >= 2), []).append(p)
+    ordered = sorted(found.items(), key=lambda item: (-item[0][0], not item[0][1]))
+    return AdamW([Group(ps, weight_decay * matrix, learning_rate * scale, scale) for (scale, matrix), ps in ordered], betas)
 
 
 def _clip(gradients: list[Tensor], limit: float | None) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from treadle.spec.figures import figures_of
+from treadle.spec.model import Model
 from treadle.spec.project import ProjectSpec
 from treadle.spec.shape import Shape
 from treadle.spec.trunks import Transformer
@@ -77,12 +78,20 @@ def derive(spec: ProjectSpec) -> Resolved:
     """Fill in what ``spec`` leaves open. Raises ``Contradiction`` where given values cannot all hold."""
     resolved, found = _language(spec) if spec.model.is_language else _general(spec)
     found += spec.model.misfits() + _gate(spec) + _split(spec) + _folds(spec)
+    if spec.train.layer_decay < 1 and not _has_layers(spec.model):
+        message = "is for a trunk that brings its weights in layers: pretrained, or a transformer with start_from"
+        found.append((("train", "layer_decay"), message))
     if resolved.batch % spec.train.accumulate:
         message = f"batch {resolved.batch} is not a multiple of accumulate {spec.train.accumulate}"
         found.append((("train", "batch"), message))
     if found:
         raise Contradiction(found)
     return resolved
+
+
+def _has_layers(model: Model) -> bool:
+    """Whether the trunk has layers whose weights were trained before."""
+    return model.trunk.pretrained is not None or (model.trunk.transformer is not None and model.start_from is not None)
 
 
 def _gate(spec: ProjectSpec) -> Findings:

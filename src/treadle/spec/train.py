@@ -21,6 +21,9 @@ class Train(Section):
     """Parts that a step's batch is computed in, to save memory."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak rate; None: by width."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Rate of each layer of a trunk that brings its weights, as a share of that of the layer above it; the heads have the full
+    rate, the embeddings the lowest (Howard and Ruder 2018, section 3.2; Clark et al. 2020, table 7). 1: all alike."""
     schedule: Literal["cosine", "linear"] = "linear"
     """Shape of the decay after warm-up."""
     warmup: Fraction = 0.03

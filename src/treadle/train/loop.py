@@ -92,7 +92,8 @@ class Loop:
     def resume(self) -> Position:
         """Make the optimiser, and go back to the newest whole checkpoint where there is one."""
         s = self.settings
-        self.optimizer = make_adamw(self.model.named_parameters(), self.learning_rate, s.betas, s.weight_decay)
+        scales = self.model.layer_scales(s.layer_decay) if s.layer_decay < 1 else {}
+        self.optimizer = make_adamw(self.model.named_parameters(), self.learning_rate, s.betas, s.weight_decay, scales)
         self.position = load_checkpoint(self.workspace, self.model, self.optimizer) or Position()
         self.history = HistoryHook(self.workspace / "history.jsonl", self.position.history_bytes)
         return self.position
@@ -137,7 +138,7 @@ class Loop:
         ahead = progress + 0.5 * (1 / self.horizon.steps if self.horizon.steps else progress / max(position.step, 1))
         learning_rate = rate(ahead, self.learning_rate, settings.warmup, settings.final_rate, settings.schedule)
         for group in self.optimizer.param_groups:
-            group.lr = learning_rate
+            group.lr = learning_rate * group.lr_scale
         batch = self.batches.batch_at(position.step, self.batch).to(self.runtime.device)
         loss = self._gradients(batch)
         norm = self.optimizer.update(settings.clip or None) if math.isfinite(loss) else math.nan
