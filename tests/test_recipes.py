@@ -22,7 +22,7 @@ from treadle.check import check_data
 from treadle.core.project import load_project
 from treadle.data.schema import Schema
 from treadle.pipeline import Workshop, build, plan
-from treadle.scaffold import RECIPES, init, recipes
+from treadle.scaffold import RECIPES, init, recipes, steps
 from treadle.spec.load import read_file
 from treadle.spec.project import ProjectSpec
 
@@ -54,10 +54,11 @@ def test_a_recipe_runs_on_its_sample(name: str, tmp_path: Path, monkeypatch: pyt
     assert isinstance(read_file(RECIPES / name / "treadle.yaml"), ProjectSpec)
     folder, missing = init(name, tmp_path / name)
     assert bool(missing) is (name in SAMPLED)
-    workshop = Workshop.open(load_project(folder))
-    outcome = build(workshop, plan(workshop))
-    assert outcome.version == 1
-    assert json.dumps(outcome.as_dict())
+    for step in (*steps(name), "."):
+        workshop = Workshop.open(load_project(folder / step))
+        outcome = build(workshop, plan(workshop))
+        assert outcome.version == 1
+        assert json.dumps(outcome.as_dict())
 
 
 def test_digits_are_strewn_over_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -126,8 +126,10 @@ def init(
         if missing:
             lines.append(f"  {', '.join(missing)} is not on this machine: the recipe's small sample stands in, and its figures say")
             lines.append("  little. Set TREADLE_DATA to the folder that holds the real data, and run init again, for those")
-        lines += ["next:", f"  cd {made}", "  treadle plan", "  treadle run", "  treadle serve"]
-        output.give({"folder": str(made), "recipe": recipe, "missing_data": missing}, lines)
+        before = _use("recipes").steps(recipe)
+        lines += ["next:", f"  cd {made}", *(f"  treadle run -f {step}" for step in before)]
+        lines += ["  treadle plan", "  treadle run", "  treadle serve"]
+        output.give({"folder": str(made), "recipe": recipe, "missing_data": missing, "steps": before}, lines)
 
 
 @app.command()

@@ -5,6 +5,7 @@
     recipes/NAME/treadle.yaml    the project on the real data
     recipes/NAME/sample.yaml     the same project on the small data that lies in sample/, for machines that lack the real one
     recipes/NAME/sample/         that data; without a sample.yaml, treadle.yaml itself reads it
+    recipes/NAME/STEP/          a project that is run before, whose model this one starts from: its own treadle.yaml and sample.yaml
     recipes/NAME/make.py         makes the project's data out of the real data; it is for the user to run
     neither                      where the real data is on every machine
 """
@@ -45,9 +46,15 @@ def recipes() -> dict[str, About]:
     return {file.parent.name: About(**yaml.load(file)) for file in sorted(RECIPES.glob("*/about.yaml"))}
 
 
+def steps(recipe: str) -> list[str]:
+    """Folders of the projects that are run before the recipe's own."""
+    return sorted(file.parent.name for file in (RECIPES / recipe).glob("*/treadle.yaml"))
+
+
 def missing_data(recipe: str) -> list[str]:
     """Folders of real data that ``recipe`` names and that this machine lacks."""
-    text = (RECIPES / recipe / "treadle.yaml").read_text(encoding="utf-8")
+    files = [RECIPES / recipe / step / "treadle.yaml" for step in ("", *steps(recipe))]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     named = sorted(set(re.findall(r"\{data\}/([\w.-]+)", text)))
     return [name for name in named if not (data_folder() / name).exists()]
 
@@ -66,6 +73,9 @@ def init(recipe: str, folder: Path | None) -> tuple[Path, list[str]]:
     try:
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(RECIPES / recipe / ("sample.yaml" if missing else "treadle.yaml"), target / "treadle.yaml")
+        for step in steps(recipe):
+            (target / step).mkdir(exist_ok=True)
+            shutil.copy(RECIPES / recipe / step / ("sample.yaml" if missing else "treadle.yaml"), target / step / "treadle.yaml")
         if not (target / "README.md").exists():
             shutil.copy(RECIPES / recipe / "README.md", target / "README.md")
         if not missing and (make := RECIPES / recipe / "make.py").exists():

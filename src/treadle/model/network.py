@@ -126,6 +126,10 @@ class Network(nn.Module):
         for them."""
         if self.training and any(self.mixup.values()):
             return self._mixed(batch)
+        if self.spec.masks:
+            ((name, head),) = self._heads()
+            found: Tensor = head.loss_of(self.signal(batch), batch.targets[name])
+            return found * self.weights[name]
         return self._sum(self(batch), batch)
 
     def _mixed(self, batch: Batch) -> Tensor:

@@ -285,7 +285,7 @@ def train_flops(round: Round, batch: int) -> float:
         return round.model.shape.train_flops
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         round.model.eval()
-        round.model(round.batches.batch_at(0, batch))
+        round.model.loss(round.batches.batch_at(0, batch))
     return 3.0 * float(counter.get_total_flops()) / (batch * round.per_row)
 
 

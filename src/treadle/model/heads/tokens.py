@@ -30,6 +30,15 @@ class TokenHead(nn.Module):
         counts = (targets != IGNORE).sum(1)
         return (loss.sum(1) / counts.clamp_min(1)).masked_fill(counts == 0, math.nan)
 
+    def loss_of(self, signal: Signal, targets: Tensor) -> Tensor:
+        """The mean of ``losses`` over the rows that have a target, with scores of the positions that have one alone: of hidden
+        tokens these are few, and the product with the vocabulary is most of a small net's work."""
+        asked = targets != IGNORE
+        nats = F.cross_entropy(self.linear(signal.features[asked]).float(), targets[asked], reduction="none")
+        counts = asked.sum(1, keepdim=True)
+        shares = (1 / counts.clamp_min(1)).expand_as(targets)[asked]
+        return (nats * shares).sum() / (counts > 0).sum().clamp_min(1)
+
     def readable(self, outputs: Tensor) -> Tensor:
         """The likeliest token of each position (B, T)."""
         return outputs.argmax(-1)
