@@ -31,12 +31,12 @@ Settings = dict[str, Any]
 
 
 def schema(text: Settings | None = None, head: Settings | None = None, folder: Path = Path(), rows: Any = None) -> Schema:
-    """Fitted on ``rows``, or on the text above."""
+    """Fitted on ``rows``, or on the text above, often enough that byte pairs are joined with the spaces before them."""
     made = Schema(Model.model_validate({
         "inputs": {"text": {"text": {"context": 64} | (text or {})}}, "trunk": {"recurrent": {"directions": 2}},
         "heads": {"spans": {"tags": head or {}}},
     }))
-    plain = [made.parse(row) for row in rows or [{"text": TEXT, "spans": SPANS}]]
+    plain = [made.parse(row) for row in rows or 3 * [{"text": TEXT, "spans": SPANS}]]
     made.fit([Record(str(n), fields, "", "MIT", str(n)) for n, fields in enumerate(plain)], folder)
     return made
 
