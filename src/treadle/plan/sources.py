@@ -76,7 +76,7 @@ def bytes_per_token(vocabulary: int) -> float:
     right = min(max(bisect_left(sizes, vocabulary), 1), len(sizes) - 1)
     (low, a), (high, b) = _BYTES_PER_TOKEN[right - 1], _BYTES_PER_TOKEN[right]
     share = math.log(vocabulary / low) / math.log(high / low)
-    return a + (b - a) * min(max(share, 0.0), 1.0)
+    return a + (b - a) * min(share, 1.0)
 
 
 def _parts(sizes: Mapping[str | None, int], split: Split) -> dict[str, float]:

@@ -62,7 +62,7 @@ def judge_fitting(
         return Fitting("unknown", f"{len(curves.steps)} validations are too few to see whether it over-fits or under-fits")
     best, last = curves.best, len(curves.steps) - 1
     train, validation = curves.train, curves.validation
-    if best <= last - 2 and min(validation[-2:]) - validation[best] > _least(validation, validation[best]):
+    if min(validation[-2:]) - validation[best] > _least(validation, validation[best]):
         fell = train[best] - train[-1] > -_least(train, train[best])
         return _over(curves, counts, spec) if fell else _diverged(curves, spec)
     naive = counts.get("naive_loss")
