@@ -52,7 +52,7 @@ def by_treadle(
         def on_step(self, figures: Step) -> None:
             stamps.append(time.perf_counter())
 
-        def on_validation(self, figures: Step, loss: float) -> None:
+        def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
             pass
 
     data = [{name: Column(values) for name, values in part.items()} for part in (inputs, targets)]

@@ -46,7 +46,7 @@ def treadle(folder: Path, steps: int, runtime: Runtime) -> list[float]:
         def on_step(self, figures: Step) -> None:
             seconds.append(figures.seconds - sum(seconds))
 
-        def on_validation(self, figures: Step, loss: float) -> None:
+        def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
             pass
 
     settings = Train(validate_every=0.0, checkpoint_every="1 h")

@@ -31,12 +31,12 @@ def test_a_short_run_is_written_whole(tmp_path: Path):
     hook = TensorBoardHook(tmp_path, 0)
     for step in range(1, 11):
         hook.on_step(figures(step, 10))
-    hook.on_validation(figures(10, 10), 0.25)
+    hook.on_validation(figures(10, 10), 0.25, 0.125)
     hook.close()
     values = [(e.step, v.tag, v.simple_value) for e in events(tmp_path) for v in e.summary.value]
     assert [step for step, tag, _ in values if tag == "train/loss"] == list(range(1, 11))
     assert values[0] == (1, "train/loss", 1.0)
-    assert values[-1] == (10, "validation/loss", 0.25)
+    assert values[-2:] == [(10, "validation/loss", 0.25), (10, "train/loss_eval", 0.125)]
 
 
 def test_a_long_run_is_thinned_evenly(tmp_path: Path):
