@@ -124,7 +124,7 @@ def compare(
     for name in [given.task] if given.task else tasks:
         batch, systems = tasks[name]
         words = ["--steps", str(given.steps), "--threads", str(given.threads), "--task", name]
-        results = alternate(script, {s: [*words, "--system", s] for s in systems}, given.rounds, given.threads)
+        results = alternate(script, {s: [*words, "--system", s] for s in systems}, given.rounds, given.threads, "samples/s")
         what = f"Training, {name}, batch {batch}, float32, {given.threads} thread{'s' * (given.threads > 1)}."
         print(heading(what, {"torch": torch.__version__, "keras": keras.__version__}))
         print(table(results, "samples/s"), "\n")

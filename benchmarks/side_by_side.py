@@ -45,7 +45,9 @@ def measure(script: str, words: Sequence[str], threads: int) -> Result:
     return Result(found.pop("speed"), found.pop("peak_memory"), max(0.0, (total - idle - child) / total), found)
 
 
-def alternate(script: str, systems: Mapping[str, Sequence[str]], rounds: int, threads: int) -> dict[str, list[Result]]:
+def alternate(
+    script: str, systems: Mapping[str, Sequence[str]], rounds: int, threads: int, unit: str = "tokens/s"
+) -> dict[str, list[Result]]:
     """``rounds`` times each system in turn; every second round in reverse, so that none is always first.
 
     A round in which other work took more than ``DISTURBED`` of the cores is repeated, up to three times as many rounds in all.
@@ -57,7 +59,7 @@ def alternate(script: str, systems: Mapping[str, Sequence[str]], rounds: int, th
         found = {}
         for name in (list(systems), list(reversed(systems)))[len(every) % 2]:
             found[name] = measure(script, systems[name], threads)
-            print(f"round {len(every) + 1}: {name}: {found[name].speed:,.1f} tokens/s", file=sys.stderr)
+            print(f"round {len(every) + 1}: {name}: {found[name].speed:,.1f} {unit}", file=sys.stderr)
         every.append(found)
         if max(result.others for result in found.values()) <= DISTURBED:
             quiet.append(found)

@@ -14,7 +14,6 @@ from treadle.core.errors import GateRefused, Interrupted, TreadleError, UserErro
 from treadle.core.machine import peak_memory
 from treadle.core.progress import say
 from treadle.core.project import Project
-from treadle.core.runtime import choose_runtime
 from treadle.data.given import need_files
 from treadle.evaluate.compare import compare
 from treadle.evaluate.folds import pool_folds
@@ -34,7 +33,7 @@ from treadle.spec.units import format_figure
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.ledger import Ledger
 from treadle.store.start import open_start
-from treadle.train.stage import first_round, identity, improvement_round, model_making, train_flops, train_model
+from treadle.train.stage import first_round, identity, improvement_round, model_making, round_runtime, train_flops, train_model
 
 
 @dataclass
@@ -229,7 +228,7 @@ def plan(workshop: Workshop, only_new: bool = False) -> Plan | RecordsPlan | Non
         return make_plan(project, store, workshop.ledger)
     dataset = workshop.prepared()[1]
     round, spec, batch = first_round(project, dataset), project.spec, project.resolved.batch
-    runtime = choose_runtime(spec.train.precision, spec.train.threads)
+    runtime = round_runtime(project, round)
     if only_new and store.has(model_making(project, store, round, runtime).id):
         return None
     assert isinstance(round.model, Network)
@@ -237,6 +236,7 @@ def plan(workshop: Workshop, only_new: bool = False) -> Plan | RecordsPlan | Non
     known = {"model": identity(project), "dataset": dataset.id, "batch": batch, "accumulate": spec.train.accumulate}
     return plan_records(project, store.root, Training(
         round.model, round.batches, round.held_out, round.watched(batch) + alike, round.per_epoch, train_flops(round, batch), known,
+        runtime,
     ))
 
 

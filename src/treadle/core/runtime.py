@@ -12,6 +12,8 @@ import torch
 
 from treadle.core.machine import cores
 
+SMALL_STEP = 1e9
+"""FLOPs of a training step below which a second thread gains nothing (docs/experiments.md)."""
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
 
 
@@ -47,8 +49,10 @@ def native_bf16(device: torch.device) -> bool:
     return bool(probe and probe())
 
 
-def choose_runtime(precision: str = "auto", threads: int | None = None) -> Runtime:
-    """A GPU where there is one, else the CPU; bf16 where it is native. Sets torch's thread count as a side effect."""
+def choose_runtime(precision: str = "auto", threads: int | None = None, step: float = float("inf")) -> Runtime:
+    """A GPU where there is one, else the CPU; bf16 where it is native; a thread per core, or one where a ``step`` of so many FLOPs
+    is small: its threads would wait for one another longer than they work, and on busy cores many times longer. Sets torch's
+    thread count as a side effect."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     native = native_bf16(device)
     if precision == "auto":
@@ -59,6 +63,8 @@ def choose_runtime(precision: str = "auto", threads: int | None = None) -> Runti
         if precision == "bf16" and not native:
             reason = f"given; {device.type} has no native bf16, so float32 would be faster"
     count = threads or cores()
+    if threads is None and count > 1 and step < SMALL_STEP:
+        count, reason = 1, f"{reason}; a step of {step / 1e6:.2g} MFLOP is too short to share"
     torch.set_num_threads(count)
     keep_freed_memory()
     return Runtime(device, chosen, count, reason)

@@ -19,7 +19,7 @@ from treadle.core.batch import Batch
 from treadle.core.machine import cores, processor
 from treadle.core.progress import say
 from treadle.core.project import Project
-from treadle.core.runtime import Runtime, choose_runtime, matrix_peak
+from treadle.core.runtime import Runtime, matrix_peak
 from treadle.model.generate import Cache, advance, generation_threads
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.score import ROWS
@@ -76,13 +76,12 @@ class Calibration:
         return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(self.at)).total_seconds())
 
 
-def calibrate(project: Project, folder: Path) -> Calibration:
+def calibrate(project: Project, runtime: Runtime, folder: Path) -> Calibration:
     """The calibration for ``project``, from ``folder``/calibration.json where it was measured before. The caller has made sure that
     a training step fits into memory."""
     spec, shape, batch = project.spec, project.resolved.language, project.resolved.batch
     trunk = spec.model.trunk.transformer
     assert trunk is not None
-    runtime = choose_runtime(spec.train.precision, spec.train.threads)
     identity = [
         VERSION, processor(), cores(), torch.__version__, runtime.device.type, runtime.precision, runtime.threads, shape.as_dict(),
         batch, spec.train.accumulate, trunk.dropout,

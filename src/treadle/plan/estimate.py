@@ -125,14 +125,15 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
     the runs that ``ledger`` knows of. Raises ``SourceError`` where the data is not there."""
     spec, resolved = project.spec, project.resolved
     data = measure_data(project, store)
-    runtime = choose_runtime(spec.train.precision, spec.train.threads)
+    step = resolved.language.train_flops * resolved.tokens_per_step / spec.train.accumulate
+    runtime = choose_runtime(spec.train.precision, spec.train.threads, step)
     memory = _memory(project, data, runtime.precision, resolved.language, resolved.batch // spec.train.accumulate)
     limit, limit_source = _memory_limit(project, runtime.device)
     quantize = spec.compress.quantize or "int8"
     disk = counting.disk_bytes(resolved.language, data.text, data.tokens, spec.train.keep_checkpoints, quantize)
     disk_free = shutil.disk_usage(_existing(store.root)).free
     verdict, cure = _verdict(project, data, runtime.precision, memory, limit, sum(disk.values()), disk_free)
-    calibration = None if verdict else calibrate(project, store.root)
+    calibration = None if verdict else calibrate(project, runtime, store.root)
     work = counting.count_work(resolved.language, resolved.batch, resolved.budget, data.train)
     times: dict[str, tuple[float, str]] = {}
     if calibration:

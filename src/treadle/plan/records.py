@@ -18,7 +18,7 @@ from treadle.core.errors import UserError
 from treadle.core.machine import free_memory, peak_memory
 from treadle.core.progress import say
 from treadle.core.project import Project
-from treadle.core.runtime import Runtime, choose_runtime
+from treadle.core.runtime import Runtime
 from treadle.data.loader import Examples
 from treadle.model.network import Network
 from treadle.optim.adamw import make_adamw
@@ -49,6 +49,7 @@ class Training:
     """Of one of them, forward and backward."""
     identity: Mapping[str, Any]
     """All that the time of a step follows from but the machine."""
+    runtime: Runtime
 
     @property
     def unit(self) -> str:
@@ -150,8 +151,7 @@ class RecordsPlan:
 def plan_records(project: Project, folder: Path, training: Training) -> RecordsPlan:
     """Time a few steps, at most 5 s, or take what was measured before from ``folder``."""
     spec, resolved = project.spec, project.resolved
-    runtime = choose_runtime(spec.train.precision, spec.train.threads)
-    found = _kept(training, folder, runtime, project)
+    found = _kept(training, folder, training.runtime, project)
     batch, budget, step = resolved.batch, resolved.budget, found.step
     units = batch * training.per_row
     validation = found.validation * math.ceil(training.validated / batch)

@@ -6,12 +6,12 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from treadle.core.layout import Layout
 from treadle.core.machine import peak_memory
@@ -27,6 +27,7 @@ from treadle.data.schema import Schema
 from treadle.data.shards import Shard
 from treadle.data.table import Table
 from treadle.data.tokenizer import load_tokenizer
+from treadle.model.flops import forward_flops
 from treadle.model.generate import TextModel
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.network import load_network, make_network
@@ -43,7 +44,7 @@ from treadle.train.loop import Horizon, Loop, mean_loss
 from treadle.train.naive import naive_loss
 from treadle.train.objectives import OBJECTIVES
 
-VERSION = 2
+VERSION = 3
 FEEDBACK_RATE = 1 / 40
 """Peak rate of a round of improvement whose rate is not given, as a share of the first training's: a finished model unlearns fast
 at the rate that it once began with (docs/experiments.md)."""
@@ -218,7 +219,7 @@ def model_making(project: Project, store: Store, round: Round, runtime: Runtime)
 def train_model(project: Project, store: Store, dataset: Artifact, round: Round, hooks: Sequence[Hook] = ()) -> Artifact:
     """Train, or go on with an interrupted training of the same thing; the artifact is a Hugging Face folder with its history.
     ``hooks`` watch beside the progress line; what one raises ends the training."""
-    runtime = choose_runtime(project.spec.train.precision, project.spec.train.threads)
+    runtime = round_runtime(project, round)
     making = model_making(project, store, round, runtime)
     if cached := making.cached():
         return cached
@@ -279,14 +280,19 @@ def _run(
     }
 
 
+def round_runtime(project: Project, round: Round) -> Runtime:
+    """Where and how a round trains."""
+    batch, settings = project.resolved.batch, round.settings
+    step = train_flops(round, batch) * batch * round.per_row / settings.accumulate
+    return choose_runtime(settings.precision, settings.threads, step)
+
+
 def train_flops(round: Round, batch: int) -> float:
     """FLOPs of one token or record, forward and backward: by arithmetic for a language model, else counted over one batch."""
     if isinstance(round.model, LanguageModel):
         return round.model.shape.train_flops
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        round.model.eval()
-        round.model.loss(round.batches.batch_at(0, batch))
-    return 3.0 * float(counter.get_total_flops()) / (batch * round.per_row)
+    round.model.eval()
+    return 3.0 * forward_flops(partial(round.model.loss, round.batches.batch_at(0, batch))) / (batch * round.per_row)
 
 
 def identity(project: Project) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.functional import dropout
 
 from treadle.model.layers.signal import Form, Signal, join_signals
 from treadle.spec.trunks import Recurrent
@@ -23,14 +23,40 @@ def make_net(settings: Recurrent, width: int) -> nn.LSTM | nn.GRU:
     )
 
 
-def run_net(net: nn.Module, x: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, T, D) -> (B, T, W). Padding is not read: in the backward direction it would be read first."""
+def run_net(net: nn.LSTM | nn.GRU, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, T, W), 0 in padding. A CPU reads in the weights' own precision: not every one has a kernel for bf16."""
+    if x.device.type != "cpu":
+        return _run(net, x, lengths)
+    with torch.autocast("cpu", enabled=False):
+        return _run(net, x.to(net.all_weights[0][0].dtype), lengths)
+
+
+def _run(net: nn.LSTM | nn.GRU, x: Tensor, lengths: Tensor | None) -> Tensor:
+    """No row depends on its padding: for the way back, each is turned around within its own length. This gives what a packed
+    sequence gives, for which torch has no fast kernel on a CPU."""
     if lengths is None:
         out: Tensor = net(x)[0]
         return out
-    packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-    read: Tensor = pad_packed_sequence(net(packed)[0], batch_first=True, total_length=x.shape[1])[0]
-    return read
+    places = torch.arange(x.shape[1], device=x.device)
+    real = places < lengths[:, None]
+    back = torch.where(real, lengths[:, None] - 1 - places, places)[..., None]
+    ways = 2 if net.bidirectional else 1
+    for layer in range(net.num_layers):
+        x = dropout(x, net.dropout, net.training) if layer else x
+        read = _read(net, x, layer * ways)
+        if ways == 2:
+            turned = _read(net, x.gather(1, back.expand_as(x)), layer * ways + 1)
+            read = torch.cat([read, turned.gather(1, back.expand_as(turned))], -1)
+        x = read
+    return x.masked_fill(~real[..., None], 0.0)
+
+
+def _read(net: nn.LSTM | nn.GRU, x: Tensor, way: int) -> Tensor:
+    """One layer in one direction, from first to last: (B, T, D) -> (B, T, H)."""
+    begin, weights = x.new_zeros(1, len(x), net.hidden_size), list[Tensor](net.all_weights[way])
+    if isinstance(net, nn.LSTM):
+        return torch.lstm(x, (begin, begin), weights, True, 1, 0.0, net.training, False, True)[0]
+    return torch.gru(x, begin, weights, True, 1, 0.0, net.training, False, True)[0]
 
 
 class RecurrentTrunk(nn.Module):
