@@ -51,7 +51,7 @@ serve: $(VENV)/run demo/treadle.yaml  ## Serve the demo's model: the page and th
 
 test: $(VENV)/dev  ## Run the whole suite; TESTS=path and ARGS=... for a part
 	@scripts/test-dependencies
-	@$(BIN)/python -m pytest $(TESTS) -q -n auto --dist loadfile --durations=15 $(ARGS)
+	@$(BIN)/python -m pytest $(TESTS) -q -n auto --dist loadgroup --durations=15 $(ARGS)
 
 lint: $(VENV)/dev  ## Check style and types
 	@$(BIN)/ruff check src tests benchmarks scripts

@@ -29,6 +29,13 @@ hypothesis.settings.register_profile("many", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One file's tests go to one worker, for they share what is slow to make; but each recipe's to whichever is free."""
+    for item in items:
+        if item.path.name != "test_recipes.py":
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
+
+
 def lacking(what: str) -> NoReturn:
     """Skip by name; where everything must be there (CI=true), fail."""
     if os.environ.get("CI") == "true":

@@ -33,6 +33,22 @@ def test_cores_are_those_that_this_process_may_use() -> None:
     assert subprocess.check_output([sys.executable, "-c", script], text=True) == "1\n"
 
 
+@pytest.mark.parametrize(
+    ("limit", "least"), [("150000 100000", 2), ("20000 100000", 1), ("max 100000", 64), ("", 64), ("9900000 100000", 64)]
+)
+def test_cores_keep_to_a_containers_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, least: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    (tmp_path / "cpu.max").write_text(limit)
+    assert machine.cores(tmp_path / "cpu.max") == least
+
+
+@pytest.mark.parametrize(("given", "least"), [("1", 1), ("4,2", 4), ("99", 64), ("0", 64), ("many", 64), ("", 64)])
+def test_threads_keep_to_what_the_environment_allows(monkeypatch: pytest.MonkeyPatch, given: str, least: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert machine.threads() == min(least, machine.cores())
+
+
 def test_free_memory_keeps_to_a_containers_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"/sys/fs/cgroup/memory.max": "max\n", "/sys/fs/cgroup/memory.current": "1000\n"}
     monkeypatch.setattr(Path, "read_text", lambda path: files[str(path)])

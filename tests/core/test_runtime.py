@@ -10,8 +10,9 @@ from treadle.core.runtime import SMALL_STEP, choose_runtime
 
 
 @pytest.fixture(autouse=True)
-def _threads():
+def _threads(monkeypatch: pytest.MonkeyPatch):
     before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS")
     yield
     torch.set_num_threads(before)
 
@@ -29,3 +30,8 @@ def test_a_long_step_takes_every_core_and_what_is_given_is_taken(threads: int | 
     runtime = choose_runtime("float32", threads, step)
     assert (runtime.threads, torch.get_num_threads()) == (expected, expected)
     assert "short" not in runtime.reason
+
+
+def test_the_environment_limits_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert choose_runtime("float32").threads == torch.get_num_threads() == 1

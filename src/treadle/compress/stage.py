@@ -13,7 +13,7 @@ from treadle.compress.network import NetworkPacking
 from treadle.compress.packing import Packing
 from treadle.compress.text import TextPacking
 from treadle.core.errors import GateRefused
-from treadle.core.machine import cores
+from treadle.core.machine import threads
 from treadle.core.project import Project
 from treadle.store.artifacts import Artifact, Draft, Store
 
@@ -32,7 +32,7 @@ def compress_model(project: Project, store: Store, model: Artifact, scorecard: A
     making = store.making("package", (model.id, scorecard.id), config, VERSION, project.spec.seed)
     if cached := making.cached():
         return cached
-    torch.set_num_threads(cores())
+    torch.set_num_threads(threads())
     with making.draft() as draft:
         _pack(kind(model, scorecard, dataset), draft, quantize, settings.max_drift)
     return making.open()

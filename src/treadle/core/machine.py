@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import resource
@@ -25,11 +26,20 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Processors that this process may use, the limit of a container included (``quota``: a file of Linux's cgroups, version 2)."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        share, period = quota.read_text().split()
+        return max(1, min(found, math.ceil(int(share) / int(period))))
+    except (OSError, ValueError):  # none, or "max"
+        return found
+
+
+def threads() -> int:
+    """Threads to compute with: one per core, or as few as ``OMP_NUM_THREADS`` allows."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(cores(), int(given)) if given.isdecimal() and int(given) else cores()
 
 
 def free_memory() -> int:

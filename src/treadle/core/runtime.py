@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from treadle.core.machine import cores
+from treadle.core import machine
 
 SMALL_STEP = 1e9
 """FLOPs of a training step below which a second thread gains nothing (docs/experiments.md)."""
@@ -62,7 +62,7 @@ def choose_runtime(precision: str = "auto", threads: int | None = None, step: fl
         chosen, reason = precision, "given"
         if precision == "bf16" and not native:
             reason = f"given; {device.type} has no native bf16, so float32 would be faster"
-    count = threads or cores()
+    count = threads or machine.threads()
     if threads is None and count > 1 and step < SMALL_STEP:
         count, reason = 1, f"{reason}; a step of {step / 1e6:.2g} MFLOP is too short to share"
     torch.set_num_threads(count)

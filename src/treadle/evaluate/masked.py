@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from treadle.core.batch import IGNORE, Batch
-from treadle.core.machine import cores
+from treadle.core.machine import threads
 from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.loader import Numbers
@@ -36,7 +36,7 @@ def evaluate_masked(project: Project, store: Store, model: Artifact, dataset: Ar
     making = store.making("scorecard", (model.id, dataset.id), config, VERSION, seed)
     if cached := making.cached():
         return cached
-    torch.set_num_threads(cores())
+    torch.set_num_threads(threads())
     network, shard = load_network(model.path), Shard(dataset.path, "test")
     ((name, _),), ((head, given),) = network.spec.inputs.items(), network.spec.heads.items()
     masker = Masker(load_tokenizer(dataset.path / "tokenizer.json"), given.settings, 0)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from treadle.core.machine import cores
+from treadle.core.machine import threads
 from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.schema import Schema
@@ -40,7 +40,7 @@ def evaluate_records(project: Project, store: Store, model: Artifact, dataset: A
     making = store.making("scorecard", (model.id, dataset.id), config, VERSION, seed)
     if cached := making.cached():
         return cached
-    torch.set_num_threads(cores())
+    torch.set_num_threads(threads())
     schema, network = Schema.load(dataset.path), load_network(model.path)
     table = Table.open(dataset.path, "test", list(schema.inputs), list(schema.targets), shuffle=False)
     with task("scoring the test part", table.records, "records") as work:

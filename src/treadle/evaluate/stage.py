@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer
 
-from treadle.core.machine import cores
+from treadle.core.machine import threads
 from treadle.core.progress import task
 from treadle.core.project import Project
 from treadle.data.loader import Numbers
@@ -48,7 +48,7 @@ def evaluate_model(project: Project, store: Store, model: Artifact, dataset: Art
     making = store.making("scorecard", parents, config, VERSION, project.spec.seed)
     if cached := making.cached():
         return cached
-    torch.set_num_threads(cores())
+    torch.set_num_threads(threads())
     shard = Shard(dataset.path, PART)
     chosen = choose_documents(shard, settings.max_tokens, project.spec.seed)
     network, tokenizer = load_text_model(model.path), load_tokenizer(model.path / "tokenizer.json")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from treadle.core.machine import cores
+from treadle.core.machine import threads
 from treadle.model.layers.attention import LayerCache
 from treadle.model.model import LanguageModel
 from treadle.model.network import Network
@@ -114,7 +114,7 @@ def make_memory(model: TextModel, slots: int) -> Memory:
 def generation_threads(model: TextModel) -> int:
     """Threads to generate with: one for a model whose products are over in microseconds. There a second thread gains nothing, and
     on a busy machine each product waits for it a whole time slice of the scheduler, which was measured to be 1,000 times longer."""
-    return 1 if model.parameter_count < SMALL else cores()
+    return 1 if model.parameter_count < SMALL else threads()
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from treadle.core.batch import Batch
-from treadle.core.machine import cores, processor
+from treadle.core.machine import cores, processor, threads
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import Runtime, matrix_peak
@@ -131,7 +131,7 @@ def _measure(shape: Shape, rows: int, parts: int, dropout: float, runtime: Runti
     share = rows * shape.context * shape.train_flops / (timed_rows * timed.context * timed.train_flops)
     step = gradients * share * parts + update * shape.parameters / timed.parameters
     model.eval().to("cpu")  # evaluation and generation run there, in float32
-    torch.set_num_threads(cores())
+    torch.set_num_threads(threads())
     scored = min(ROWS, max(1, timed_rows * 3))
     forward = _forward_seconds(model, scored, end - 1) * shape.forward_flops() / timed.forward_flops()
     torch.set_num_threads(generation_threads(model))

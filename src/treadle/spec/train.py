@@ -51,5 +51,5 @@ class Train(Section):
     keep_checkpoints: int = Field(default=2, ge=2)
     """Newest checkpoints that are kept; the one before the newest is the fallback when that is damaged."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of the processor; None: one per core, or a single one where a step is too short to share. The result depends on it,
-    so it is part of the run's identity."""
+    """Threads of the processor; None: one per core, no more than the environment's `OMP_NUM_THREADS`, or a single one where a
+    step is too short to share. The result depends on it, so it is part of the run's identity."""
