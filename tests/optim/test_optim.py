@@ -1,24 +1,29 @@
-"""AdamW step by step against its paper in float64, and the schedule against its formula."""
+"""AdamW step by step against its paper in float64, and what all optimisers share."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from treadle.optim.adamw import make_adamw
-from treadle.optim.schedule import rate
+from treadle.core.errors import UserError
+from treadle.optim.make import make_optimizer
+from treadle.optim.optimizer import Optimizer
+from treadle.spec.train import Train
+
+
+def make_adamw(parameters: Iterable[tuple[str, nn.Parameter]], rate: float, decay: float) -> Optimizer:
+    return make_optimizer(parameters, Train(weight_decay=decay), rate)
 
 
 def test_adamw_is_algorithm_2_with_decay_on_matrices_only():
     torch.manual_seed(0)
     layer = nn.Linear(5, 3)
-    optimizer = make_adamw(layer.named_parameters(), 0.01, (0.9, 0.95), 0.1)
+    optimizer = make_adamw(layer.named_parameters(), 0.01, 0.1)
     state = {n: (p.detach().double().numpy().copy(), 0.0, 0.0) for n, p in layer.named_parameters()}
     for step in range(1, 21):
         x = torch.randn(4, 5)
@@ -38,7 +43,7 @@ def test_adamw_is_algorithm_2_with_decay_on_matrices_only():
 def test_frozen_parameters_are_left_alone():
     layer = nn.Linear(2, 2)
     layer.weight.requires_grad_(False)
-    optimizer = make_adamw(layer.named_parameters(), 0.1, (0.9, 0.95), 0.1)
+    optimizer = make_adamw(layer.named_parameters(), 0.1, 0.1)
     assert sum(len(group.params) for group in optimizer.param_groups) == 1
 
 
@@ -48,7 +53,7 @@ def test_clipping_is_that_of_torch(limit: float | None):
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
     theirs.load_state_dict(ours.state_dict())
     groups = [{"params": [theirs.weight], "weight_decay": 0.1}, {"params": [theirs.bias], "weight_decay": 0.0}]
-    optimizer, reference = make_adamw(ours.named_parameters(), 0.01, (0.9, 0.95), 0.1), torch.optim.AdamW(groups, 0.01, (0.9, 0.95))
+    optimizer, reference = make_adamw(ours.named_parameters(), 0.01, 0.1), torch.optim.AdamW(groups, 0.01, (0.9, 0.95))
     for _ in range(5):
         x = torch.randn(4, 5)
         for layer in (ours, theirs):
@@ -64,7 +69,7 @@ def test_clipping_is_that_of_torch(limit: float | None):
 
 def test_a_gradient_that_is_not_finite_changes_nothing():
     layer = nn.Linear(2, 2)
-    optimizer = make_adamw(layer.named_parameters(), 0.1, (0.9, 0.95), 0.1)
+    optimizer = make_adamw(layer.named_parameters(), 0.1, 0.1)
     before = layer.weight.detach().clone()
     layer(torch.tensor([[1.0, math.inf]])).sum().backward()
     assert not math.isfinite(optimizer.update(1.0))
@@ -74,8 +79,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 def test_what_has_no_gradient_waits_and_counts_its_own_steps():
     one, two = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
     late = nn.Parameter(torch.ones(2, 2))
-    optimizer = make_adamw([("one", one), ("two", two)], 0.1, (0.9, 0.95), 0.0)
-    alone = make_adamw([("late", late)], 0.1, (0.9, 0.95), 0.0)
+    optimizer = make_adamw([("one", one), ("two", two)], 0.1, 0.0)
+    alone = make_adamw([("late", late)], 0.1, 0.0)
     one.grad = torch.full((2, 2), 0.5)
     optimizer.update(None)
     assert torch.equal(two, torch.ones(2, 2))
@@ -88,12 +93,12 @@ def test_what_has_no_gradient_waits_and_counts_its_own_steps():
 def test_a_restored_optimiser_goes_on_alike():
     torch.manual_seed(0)
     layer, copy, x = nn.Linear(3, 3), nn.Linear(3, 3), torch.randn(4, 3)
-    first = make_adamw(layer.named_parameters(), 0.1, (0.9, 0.95), 0.1)
+    first = make_adamw(layer.named_parameters(), 0.1, 0.1)
     for _ in range(3):
         layer(x).square().sum().backward()
         first.update(1.0)
     copy.load_state_dict(layer.state_dict())
-    second = make_adamw(copy.named_parameters(), 0.1, (0.9, 0.95), 0.1)
+    second = make_adamw(copy.named_parameters(), 0.1, 0.1)
     second.restore({name: tensor.clone() for name, tensor in first.tensors().items()})
     for net, optimizer in ((layer, first), (copy, second)):
         net(x).square().sum().backward()
@@ -101,19 +106,24 @@ def test_a_restored_optimiser_goes_on_alike():
     assert torch.equal(layer.weight, copy.weight)
 
 
-@given(st.floats(0, 1), st.floats(0.01, 0.5), st.floats(0, 0.9), st.sampled_from(["linear", "cosine"]))
-def test_the_rate_stays_between_zero_and_its_peak(progress: float, warmup: float, final: float, shape: str):
-    assert 0 <= rate(progress, 2.0, warmup, final, shape) <= 2.0 + 1e-12
+def groups_of(settings: object) -> dict[str, tuple[float, float]]:
+    """Parameter's name -> its rate and its weight decay."""
+    net = nn.ModuleDict({"inputs": nn.Linear(2, 2), "trunk": nn.Linear(2, 2), "heads": nn.Linear(2, 2)})
+    names = {id(p): name for name, p in net.named_parameters()}
+    optimizer = make_optimizer(net.named_parameters(), Train.model_validate({"groups": settings}), 0.5)
+    return {names[id(p)]: (group.lr, group.weight_decay) for group in optimizer.param_groups for p in group.params}
 
 
-@pytest.mark.parametrize(("shape", "middle"), [("linear", 0.55), ("cosine", 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))])
-def test_the_rate_rises_peaks_and_falls(shape: str, middle: float):
-    values = [rate(p, 1.0, 0.2, 0.1, shape) for p in (0.0, 0.1, 0.2, 0.6, 1.0, 1.2)]
-    assert values == pytest.approx([0.0, 0.5, 1.0, middle, 0.1, 0.1])
-    quarter = {"linear": 0.1 + 0.9 * 0.75, "cosine": 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))}[shape]
-    assert rate(0.4, 1.0, 0.2, 0.1, shape) == pytest.approx(quarter)
+def test_groups_have_their_own_rate_and_decay_and_the_first_match_counts():
+    found = groups_of({"inputs.weight": {"rate": 0.1}, "inputs.*": {"rate": 0}, "heads.*": {"rate": 4, "weight_decay": 0.3}})
+    assert found == {
+        "inputs.weight": (0.05, 0.1), "trunk.weight": (0.5, 0.1), "trunk.bias": (0.5, 0.0), "heads.weight": (2.0, 0.3),
+        "heads.bias": (2.0, 0.3),
+    }
 
 
-def test_without_warmup_the_first_rate_is_the_peak():
-    assert rate(0.0, 1.0, 0.0, 0.0, "linear") == 1.0
-    assert rate(0.5, 1.0, 1.0, 0.0, "linear") == 0.5
+@pytest.mark.parametrize("settings", [{"trunks.*": {}}, {"*": {}, "heads.*": {"rate": 2}}])
+def test_a_group_that_counts_for_nothing_is_refused(settings: dict[str, object]):
+    with pytest.raises(UserError, match=f"{next(reversed(settings)).replace('*', '.')}' counts for no parameter") as caught:
+        groups_of(settings)
+    assert "'inputs.weight'" in caught.value.cure

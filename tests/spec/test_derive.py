@@ -68,6 +68,27 @@ def test_any_even_width_is_enough(width: int) -> None:
     assert shape.head_dim % 2 == 0
 
 
+@pytest.mark.parametrize(("optimizer", "share"), [("adamw", 1), ("muon", 1), ("sgd", 10), ("lion", 0.1)])
+def test_a_rate_suits_its_optimiser_and_says_so(optimizer: str, share: float) -> None:
+    resolved = derive(spec({"depth": 4}, {"optimizer": optimizer}))
+    assert resolved.learning_rate == pytest.approx(0.006 * share)
+    (why,) = (d.reason for d in resolved.reasons if d.key == "learning_rate")
+    assert ("times as much" in why) is (share != 1)
+
+
+@pytest.mark.parametrize(
+    ("train", "key"),
+    [
+        ({"optimizer": "schedule_free", "average": "ema"}, ("train", "average")),
+        ({"schedule": "plateau", "validate_every": 0}, ("train", "schedule")),
+    ],
+)
+def test_settings_that_cannot_both_hold_are_refused(train: dict[str, object], key: tuple[str, ...]) -> None:
+    with pytest.raises(Contradiction) as caught:
+        derive(spec({"depth": 2}, train))
+    assert [where for where, _ in caught.value.findings] == [key]
+
+
 def test_given_values_win_and_are_called_given() -> None:
     trunk = {"depth": 3, "width": 96, "heads": 6, "kv_heads": 3, "hidden": 100}
     resolved = derive(spec(trunk, {"batch": 5, "learning_rate": 0.1, "budget": "7 steps"}))

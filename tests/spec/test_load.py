@@ -54,7 +54,7 @@ def only(text: str, *overrides: str) -> tuple[str, str]:
 
 
 def test_the_smallest_file_is_enough() -> None:
-    assert spec(BASE).train.schedule == "linear"
+    assert spec(BASE).train.schedule.kind == "linear"
 
 
 EACH = [
@@ -77,11 +77,13 @@ EACH = [
     ("train: {learning_rate: 0}", "6:24 train.learning_rate: must be more than 0 (is 0)", "give a larger one"),
     ("train: {clip: .nan}", "6:15 train.clip: must be a finite number (is NaN)", "write a number, like 0.5"),
     ("train: {clip: big}", '6:15 train.clip: must be a number (is "big")', "write it without quotes, like 0.5"),
-    ("train: {betas: [0.9]}", "6:9 train.betas.1: is missing from the list", "add it"),
-    ("train: {betas: [0.9, 1]}", "6:22 train.betas.1: must be less than 1 (is 1)", "give a smaller one"),
-    ("train: {betas: 3}", "6:16 train.betas: must be a list (is 3)", "write it as [...]"),
-    ("train: {schedule: liner}", """6:19 train.schedule: must be 'cosine' or 'linear' (is "liner")""", "did you mean 'linear'?"),
-    ("train: {schedule: x}", """6:19 train.schedule: must be 'cosine' or 'linear' (is "x")""", "write one of: cosine, linear"),
+    ("train: {optimizer: {adam: {betas: [0.9]}}}", "6:28 train.optimizer.adam.betas.1: is missing from the list", "add it"),
+    ("train: {optimizer: {adam: {betas: [0.9, 1]}}}", "6:41 train.optimizer.adam.betas.1: must be less than 1 (is 1)",
+     "give a smaller one"),
+    ("train: {optimizer: {adam: {betas: 3}}}", "6:35 train.optimizer.adam.betas: must be a list (is 3)", "write it as [...]"),
+    ("train: {schedule: liner}", '6:19 train.schedule: is not a kind of schedule (is "liner")', "did you mean 'linear'?"),
+    ("train: {precision: x}", """6:20 train.precision: must be 'auto', 'float32' or 'bf16' (is "x")""",
+     "write one of: auto, float32, bf16"),
     ("train: {budget: 3}",
      "6:17 train.budget: a budget is written like '500 steps', '2M tokens', '3 epochs' or '3 min' (is 3)", "write it in that form"),
     ("train: 2024-01-01", '6:8 train: must be a mapping (is "2024-01-01")', AS_MAPPING),
@@ -260,10 +262,10 @@ def test_the_tried_member_of_a_union_is_no_key() -> None:
 def test_overrides_win_over_the_file() -> None:
     changed = spec(
         BASE + "train: {batch: 3}\n", "train.batch=8", "train.budget=500 steps", "data.sources.0.licence=PSF-2.0",
-        "serve={port: 0}", "model.inputs.text.context=64", "train.betas=[0.8, 0.9]",
+        "serve={port: 0}", "model.inputs.text.context=64", "train.optimizer={adam: {betas: [0.8, 0.9]}}",
     )
     assert (changed.train.batch, str(changed.train.budget), changed.data.sources[0].licence) == (8, "500 steps", "PSF-2.0")
-    assert (changed.serve.port, changed.model.text.context, changed.train.betas) == (0, 64, (0.8, 0.9))
+    assert (changed.serve.port, changed.model.text.context, changed.train.optimizer.settings.betas) == (0, 64, (0.8, 0.9))
     assert spec(BASE + "train: {batch: 3}\n", "train.batch=").train.batch is None
     assert spec(BASE + "train: {batch: 3}\n", "train.batch=1", "train.batch=2").train.batch == 2
     assert spec(BASE.replace("depth: 2", "depth: x"), "model.trunk.transformer.depth=3").model.trunk.transformer.depth == 3

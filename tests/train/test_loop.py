@@ -131,7 +131,10 @@ def test_accumulation_changes_no_result(tmp_path: Path, parts: int):
 
 @pytest.mark.parametrize(
     ("change", "value"),
-    [("schedule", "cosine"), ("warmup", 0.5), ("final_rate", 0.5), ("weight_decay", 0.0), ("betas", (0.5, 0.5)), ("clip", 0.01)],
+    [
+        ("schedule", "cosine"), ("warmup", 0.5), ("final_rate", 0.5), ("weight_decay", 0.0), ("optimizer", "sgd"),
+        ("optimizer", {"adamw": {"betas": [0.5, 0.5]}}), ("average", "ema"), ("clip", 0.01),
+    ],
 )
 def test_every_setting_changes_the_weights(tmp_path: Path, change: str, value: object):
     plain, _ = run(tmp_path / "plain", budget="4 steps")
@@ -237,7 +240,7 @@ def test_no_whole_checkpoint_means_from_the_start(tmp_path: Path):
     loop, _ = run(tmp_path, budget="3 steps")
     for folder in (tmp_path / "checkpoints").iterdir():
         (folder / "state.json").unlink()
-    assert load_checkpoint(tmp_path, loop.model, loop.optimizer) is None
+    assert load_checkpoint(tmp_path, loop.model, [loop.optimizer]) is None
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
@@ -275,7 +278,7 @@ def test_a_full_disk_says_so_and_keeps_the_last_checkpoint(tmp_path: Path):
         with pytest.raises(WorkError, match="is full") as caught:
             loop.run([])
         assert "free some space" in caught.value.cure
-        kept = load_checkpoint(disk, loop.model, loop.optimizer)
+        kept = load_checkpoint(disk, loop.model, [loop.optimizer])
         assert kept is not None
         assert isinstance(kept, Position)
         assert not list((disk / "checkpoints").glob("draft-*"))

@@ -23,8 +23,9 @@ from treadle.core.runtime import Runtime, matrix_peak
 from treadle.model.generate import Cache, advance, generation_threads
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.score import ROWS
-from treadle.optim.adamw import make_adamw
+from treadle.optim.make import make_optimizer
 from treadle.spec.shape import Shape
+from treadle.spec.train import Train
 from treadle.spec.units import format_duration
 from treadle.store.artifacts import write_json
 
@@ -48,7 +49,7 @@ class Calibration:
     matrix_peak: float
     """FLOP/s of a matrix product in the run's precision."""
     step_seconds: float
-    """One training step: gradients of the whole batch, clipping, AdamW."""
+    """One training step: gradients of the whole batch, clipping, the optimiser."""
     forward_seconds: float
     """Per token, scoring text in float32."""
     generate_seconds: float
@@ -84,7 +85,7 @@ def calibrate(project: Project, runtime: Runtime, folder: Path) -> Calibration:
     assert trunk is not None
     identity = [
         VERSION, processor(), cores(), torch.__version__, runtime.device.type, runtime.precision, runtime.threads, shape.as_dict(),
-        batch, spec.train.accumulate, trunk.dropout,
+        batch, spec.train.accumulate, trunk.dropout, spec.train.optimizer.model_dump(mode="json"),
     ]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     entries = _read(folder / _FILE)
@@ -93,7 +94,7 @@ def calibrate(project: Project, runtime: Runtime, folder: Path) -> Calibration:
         again = f"remove {folder / _FILE} to measure again"
         say(f"this machine was calibrated for this model {format_duration(found.age)} ago ({again})")
         return found
-    found = _measure(shape, batch // spec.train.accumulate, spec.train.accumulate, trunk.dropout, runtime)
+    found = _measure(shape, batch // spec.train.accumulate, spec.train, trunk.dropout, runtime)
     say(f"calibrated this machine in {format_duration(found.took)}")
     if found.unsure:
         return found
@@ -118,7 +119,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     return dict(entries)
 
 
-def _measure(shape: Shape, rows: int, parts: int, dropout: float, runtime: Runtime) -> Calibration:
+def _measure(shape: Shape, rows: int, train: Train, dropout: float, runtime: Runtime) -> Calibration:
     start, used = time.perf_counter(), time.process_time()
     end = start + _SECONDS
     peak = matrix_peak(runtime, seconds=0.7)
@@ -127,9 +128,9 @@ def _measure(shape: Shape, rows: int, parts: int, dropout: float, runtime: Runti
     timed, timed_rows = _affordable(shape, rows, peak)
     model = make_model(timed, 0, dropout).to(runtime.device)
     timed_rows = min(timed_rows, max(1, int(_PART_SECONDS / _one_row_seconds(model, runtime))))
-    gradients, update = _step_seconds(model, timed_rows, runtime, min(time.perf_counter() + 3.5, end - 3))
+    gradients, update = _step_seconds(model, timed_rows, runtime, train, min(time.perf_counter() + 3.5, end - 3))
     share = rows * shape.context * shape.train_flops / (timed_rows * timed.context * timed.train_flops)
-    step = gradients * share * parts + update * shape.parameters / timed.parameters
+    step = gradients * share * train.accumulate + update * shape.parameters / timed.parameters
     model.eval().to("cpu")  # evaluation and generation run there, in float32
     torch.set_num_threads(threads())
     scored = min(ROWS, max(1, timed_rows * 3))
@@ -160,9 +161,9 @@ def _affordable(shape: Shape, rows: int, peak: float) -> tuple[Shape, int]:
     return Shape(**{**fewer.as_dict(), "context": context}), 1  # type: ignore[arg-type]
 
 
-def _step_seconds(model: LanguageModel, rows: int, runtime: Runtime, end: float) -> tuple[float, float]:
+def _step_seconds(model: LanguageModel, rows: int, runtime: Runtime, train: Train, end: float) -> tuple[float, float]:
     """Median seconds of the gradients of ``rows`` sequences, and of clipping and updating."""
-    optimizer = make_adamw(model.named_parameters(), 1e-4, (0.9, 0.95), 0.1)
+    optimizer = make_optimizer(model.named_parameters(), train, 1e-4)
     gradients = _gradients(model, rows, runtime)
     def update() -> None:
         optimizer.update(1.0)

@@ -66,16 +66,16 @@ def activation_floats(shape: Shape, dropout: float = 0.0) -> float:
     return shape.depth * layer_floats(shape, dropout) + 3 * shape.width + 1
 
 
-def train_memory(shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32") -> Memory:
-    """Peak of a training step that computes ``rows`` sequences at once: float32 weights, gradients and AdamW's two averages
-    (16 bytes per parameter), activations with once more a layer's for the gradients that pass through it, and three copies of the
-    scores (logits, their log-softmax, their gradient)."""
+def train_memory(shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32", copies: int = 2) -> Memory:
+    """Peak of a training step that computes ``rows`` sequences at once: float32 weights, gradients and what the optimiser
+    remembers of each weight (``copies`` numbers; AdamW: 2), activations with once more a layer's for the gradients that pass
+    through it, and three copies of the scores (logits, their log-softmax, their gradient)."""
     positions = rows * shape.context
     parts = {
         "program": PROGRAM,
         "weights": _FLOAT * shape.parameters,
         "gradients": _FLOAT * shape.parameters,
-        "optimiser": 2 * _FLOAT * shape.parameters,
+        "optimiser": copies * _FLOAT * shape.parameters,
         "activations": int(_FLOAT * positions * (activation_floats(shape, dropout) + layer_floats(shape, dropout))),
         "scores": 3 * _FLOAT * positions * shape.vocabulary,
     }
@@ -119,14 +119,14 @@ def count_work(shape: Shape, batch: int, budget: Budget, train_tokens: int, step
     return Work(steps, tokens, tokens / max(train_tokens, 1), tokens * shape.train_flops)
 
 
-def disk_bytes(shape: Shape, text: int, tokens: int, keep_checkpoints: int, quantize: str) -> dict[str, int]:
+def disk_bytes(shape: Shape, text: int, tokens: int, keep_checkpoints: int, quantize: str, copies: int = 2) -> dict[str, int]:
     """Bytes that a run leaves, and needs on its way, on disk: text and tokens, checkpoints (one more than is kept while the newest
-    is written) with weights and AdamW's averages, the model, and the package in float32 or int8."""
+    is written) with weights and what the optimiser remembers, the model, and the package in float32 or int8."""
     parameters = shape.parameters
     return {
         "corpus": text // 3,  # zstd on text, about
         "dataset": 2 * tokens,
-        "checkpoints": (keep_checkpoints + 1) * 3 * _FLOAT * parameters,
+        "checkpoints": (keep_checkpoints + 1) * (1 + copies) * _FLOAT * parameters,
         "model": _FLOAT * parameters,
         "package": parameters + shape.width * _FLOAT if quantize == "int8" else _FLOAT * parameters,
     }

@@ -130,7 +130,7 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
     memory = _memory(project, data, runtime.precision, resolved.language, resolved.batch // spec.train.accumulate)
     limit, limit_source = _memory_limit(project, runtime.device)
     quantize = spec.compress.quantize or "int8"
-    disk = counting.disk_bytes(resolved.language, data.text, data.tokens, spec.train.keep_checkpoints, quantize)
+    disk = counting.disk_bytes(resolved.language, data.text, data.tokens, spec.train.keep_checkpoints, quantize, spec.train.copies)
     disk_free = shutil.disk_usage(_existing(store.root)).free
     verdict, cure = _verdict(project, data, runtime.precision, memory, limit, sum(disk.values()), disk_free)
     calibration = None if verdict else calibrate(project, runtime, store.root)
@@ -182,7 +182,7 @@ def _memory(project: Project, data: DataSize, precision: str, shape: Shape, rows
     assert trunk is not None
     return {
         "prepare": counting.prepare_memory(data.text),
-        "train": counting.train_memory(shape, rows, trunk.dropout, precision),
+        "train": counting.train_memory(shape, rows, trunk.dropout, precision, project.spec.train.copies),
         "evaluate": counting.score_memory(shape, ROWS, data.train),
         "compress": counting.score_memory(shape, ROWS, 0, copies=2),
     }

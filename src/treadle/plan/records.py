@@ -21,7 +21,7 @@ from treadle.core.project import Project
 from treadle.core.runtime import Runtime
 from treadle.data.loader import Examples
 from treadle.model.network import Network
-from treadle.optim.adamw import make_adamw
+from treadle.optim.make import make_optimizer
 from treadle.plan.show import money, table
 from treadle.plan.times import machine
 from treadle.spec.units import format_count, format_duration, format_size, significant
@@ -197,7 +197,7 @@ def _kept(training: Training, folder: Path, runtime: Runtime, project: Project) 
 def _step_seconds(training: Training, runtime: Runtime, project: Project) -> float:
     """Median seconds of a step."""
     settings, network = project.spec.train, training.model
-    optimizer = make_adamw(network.named_parameters(), 1e-9, settings.betas, settings.weight_decay)
+    optimizer = make_optimizer(network.named_parameters(), settings, 1e-9)
     times: list[float] = []
     start = time.perf_counter()
     network.train()

@@ -10,6 +10,7 @@ from treadle.spec.figures import figures_of
 from treadle.spec.model import Model
 from treadle.spec.project import ProjectSpec
 from treadle.spec.shape import Shape
+from treadle.spec.train import Train
 from treadle.spec.trunks import Transformer
 from treadle.spec.units import Budget, format_count
 
@@ -81,6 +82,10 @@ def derive(spec: ProjectSpec) -> Resolved:
     if spec.train.layer_decay < 1 and not _has_layers(spec.model):
         message = "is for a trunk that brings its weights in layers: pretrained, or a transformer with start_from"
         found.append((("train", "layer_decay"), message))
+    if spec.train.average and spec.train.optimizer.schedule_free:
+        found.append((("train", "average"), "schedule_free keeps an average of its own: leave one of the two out"))
+    if spec.train.schedule.plateau and not spec.train.validate_every:
+        found.append((("train", "schedule"), "plateau goes by validation: give train.validate_every"))
     if resolved.batch % spec.train.accumulate:
         message = f"batch {resolved.batch} is not a multiple of accumulate {spec.train.accumulate}"
         found.append((("train", "batch"), message))
@@ -158,8 +163,8 @@ def _language(spec: ProjectSpec) -> tuple[Resolved, Findings]:
     assert trunk is not None
     reasons = Reasons()
     shape = transformer_shape(trunk, text.tokenizer.size, text.context, reasons.pick)
-    rate = round(0.006 * (256 / shape.width) ** 0.5, 6)
-    rate = reasons.pick("learning_rate", train.learning_rate, rate, "0.006 at width 256, falling with its root")
+    rate = 0.006 * (256 / shape.width) ** 0.5
+    rate = _rate(rate, "0.006 at width 256, falling with its root", train, reasons)
     tokens = 512 * 2 ** min(8, (trunk.depth + 1) // 2)
     parts = -(-max(1, tokens // shape.context) // train.accumulate)
     why = f"{format_count(tokens)} tokens a step at this depth"
@@ -179,14 +184,21 @@ def _general(spec: ProjectSpec) -> tuple[Resolved, Findings]:
     found: Findings = []
     if trunk := spec.model.trunk.transformer:
         shape = transformer_shape(trunk, 0, 0, reasons.pick)
-        rate = round(rate * (256 / shape.width) ** 0.5, 6)
+        rate = rate * (256 / shape.width) ** 0.5
         found = _contradictions(shape)
-    rate = reasons.pick("learning_rate", train.learning_rate, rate, f"a good start for {kind}")
+    rate = _rate(rate, f"a good start for {kind}", train, reasons)
     batch = reasons.pick("batch", train.batch, -(-batch // train.accumulate) * train.accumulate, f"a good start for {kind}")
     budget = reasons.pick("budget", train.budget, Budget(epochs, "epochs"), f"a good start for {kind}")
     if budget.unit == "tokens" and not spec.model.predicts_text:
         found.append((("train", "budget"), "records have no tokens: give steps, epochs or a time"))
     return Resolved(None, rate, batch, budget, tuple(reasons)), found
+
+
+def _rate(adamw: float, why: str, train: Train, reasons: Reasons) -> float:
+    """The peak rate that is given, or that of the optimiser where ``adamw`` is a good one for AdamW."""
+    share = train.optimizer.rate
+    why += f", {share:g} times as much for {train.optimizer.kind}" if share != 1 else ""
+    return reasons.pick("learning_rate", train.learning_rate, round(adamw * share, 6), why)
 
 
 def _heads(width: int) -> int:

@@ -7,8 +7,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from treadle.spec.fields import Budget, Count, Duration, Fraction, Section
+from treadle.spec.optimizers import Adamw, Optimizer
+from treadle.spec.schedules import Average, Linear, Schedule
 
-Rate = Annotated[float, Field(strict=True, ge=0, lt=1)]
+
+class Group(Section):
+    """Parameters that are treated in their own way."""
+
+    rate: float = Field(default=1.0, ge=0)
+    """What the rate is multiplied by; 0: they stay as they are."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Of all of them; None: that of the run, on matrices."""
 
 
 class Train(Section):
@@ -24,20 +33,23 @@ class Train(Section):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Rate of each layer of a trunk that brings its weights, as a share of that of the layer above it; the heads have the full
     rate, the embeddings the lowest (Howard and Ruder 2018, section 3.2; Clark et al. 2020, table 7). 1: all alike."""
-    schedule: Literal["cosine", "linear"] = "linear"
-    """Shape of the decay after warm-up."""
+    groups: dict[str, Group] = {}
+    """Parameters that are treated in their own way, by a pattern of their names like ``inputs.*``; the first match counts."""
+    schedule: Schedule = Schedule(linear=Linear())
     warmup: Fraction = 0.03
     """Share of the budget over which the rate rises from zero."""
     final_rate: Fraction = 0.0
-    """The last rate, as a share of the peak."""
+    """The lowest rate after the warm-up, as a share of the peak."""
+    average: Average | None = None
+    """Weights averaged over steps, which are validated and kept in place of the last ones; None: the last ones."""
+    optimizer: Optimizer = Optimizer(adamw=Adamw())
     weight_decay: float = Field(default=0.1, ge=0)
-    """AdamW's, on matrices only."""
+    """Of matrices only: what weights lose in each step, as a share of the rate; with ``sgd``, ``adagrad``, ``rmsprop`` and ``adam``
+    it is part of the gradient."""
     l1: float = Field(default=0.0, ge=0)
     """Weight of the sum of all matrices' absolute values in the loss."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations in a row that were no better than the best; the best weights are kept."""
-    betas: tuple[Rate, Rate] = Field(default=(0.9, 0.95), strict=False)
-    """AdamW's averaging of the gradient and of its square."""
     clip: float = Field(default=1.0, ge=0)
     """Largest global norm of the gradient; 0: no clipping."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -53,3 +65,8 @@ class Train(Section):
     threads: int | None = Field(default=None, ge=1)
     """Threads of the processor; None: one per core, no more than the environment's `OMP_NUM_THREADS`, or a single one where a
     step is too short to share. The result depends on it, so it is part of the run's identity."""
+
+    @property
+    def copies(self) -> int:
+        """Numbers that training remembers of each weight."""
+        return self.optimizer.copies + (self.average is not None)

@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from treadle.core.errors import WorkError
 from treadle.core.progress import say
-from treadle.optim.adamw import AdamW
 from treadle.store.artifacts import disk_errors, sha256_of, write_json
 
 _FILES = ("weights.safetensors", "optimizer.safetensors")
@@ -45,8 +46,24 @@ class Position:
     """Lowest validation loss so far."""
     worse: int = 0
     """Validations in a row that did not reach it."""
+    flat: int = 0
+    """The same, since the rate last fell for it."""
+    falls: int = 0
+    """How often the rate fell for it."""
     history_bytes: int = 0
     """Length of history.jsonl; what stands behind it was written by steps that will be done again."""
+
+
+class Remembering(Protocol):
+    """What goes from step to step beside the weights."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by names of its own."""
+        ...
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what ``tensors`` once gave; others may be among them."""
+        ...
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -58,7 +75,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def save_checkpoint(
-    workspace: Path, model: nn.Module, optimizer: AdamW, position: Position, keep: int
+    workspace: Path, model: nn.Module, state: Sequence[Remembering], position: Position, keep: int
 ) -> None:
     """Write the checkpoint of ``position`` and remove all but the newest ``keep``."""
     folder = workspace / "checkpoints"
@@ -69,7 +86,8 @@ def save_checkpoint(
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, draft / _FILES[0])
-            save_file(optimizer.tensors() | {"rng": torch.get_rng_state()}, draft / _FILES[1])
+            tensors = {name: tensor for part in state for name, tensor in part.tensors().items()}
+            save_file(tensors | {"rng": torch.get_rng_state()}, draft / _FILES[1])
             hashes = {name: sha256_of(draft / name) for name in _FILES}
             for name in _FILES:
                 handle = os.open(draft / name, os.O_RDONLY)
@@ -88,22 +106,23 @@ def save_checkpoint(
         shutil.rmtree(old)
 
 
-def load_checkpoint(workspace: Path, model: nn.Module, optimizer: AdamW) -> Position | None:
-    """Bring ``model``, ``optimizer`` and torch's random state to the newest whole checkpoint; None where there is none."""
+def load_checkpoint(workspace: Path, model: nn.Module, state: Sequence[Remembering]) -> Position | None:
+    """Bring ``model``, ``state`` and torch's random state to the newest whole checkpoint; None where there is none."""
     for folder in sorted((workspace / "checkpoints").glob("step-*"), reverse=True):
         try:
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            if any(sha256_of(folder / name) != state["sha256"][name] for name in _FILES):
+            written = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            if any(sha256_of(folder / name) != written["sha256"][name] for name in _FILES):
                 raise ValueError("its content does not match its hash")
             weights, tensors = load_file(folder / _FILES[0]), load_file(folder / _FILES[1])
-            position = Position(**state["position"])
+            position = Position(**written["position"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             say(f"checkpoint {folder.name} is damaged ({error}): going on from the one before it")
             shutil.rmtree(folder)
             continue
         model.load_state_dict(weights)
         torch.set_rng_state(tensors.pop("rng"))
-        optimizer.restore(tensors)
+        for part in state:
+            part.restore(tensors)
         return position
     return None
 

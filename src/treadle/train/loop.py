@@ -20,11 +20,12 @@ from treadle.core.batch import Batch
 from treadle.core.errors import Interrupted, WorkError
 from treadle.core.runtime import Runtime
 from treadle.data.loader import Examples
-from treadle.optim.adamw import make_adamw
+from treadle.optim.average import WeightAverage
+from treadle.optim.make import make_optimizer
 from treadle.optim.schedule import rate
 from treadle.spec.train import Train
 from treadle.spec.units import Budget
-from treadle.train.checkpoint import BEST, Position, load_checkpoint, save_checkpoint, save_weights
+from treadle.train.checkpoint import BEST, Position, Remembering, load_checkpoint, save_checkpoint, save_weights
 from treadle.train.hooks import HistoryHook, Hook, Step
 from treadle.train.objectives import Objective
 
@@ -93,8 +94,9 @@ class Loop:
         """Make the optimiser, and go back to the newest whole checkpoint where there is one."""
         s = self.settings
         scales = self.model.layer_scales(s.layer_decay) if s.layer_decay < 1 else {}
-        self.optimizer = make_adamw(self.model.named_parameters(), self.learning_rate, s.betas, s.weight_decay, scales)
-        self.position = load_checkpoint(self.workspace, self.model, self.optimizer) or Position()
+        self.optimizer = make_optimizer(self.model.named_parameters(), s, self.learning_rate, scales)
+        self.average = WeightAverage(self.model.state_dict().items(), s.average) if s.average else None
+        self.position = load_checkpoint(self.workspace, self.model, self._remembering()) or Position()
         self.history = HistoryHook(self.workspace / "history.jsonl", self.position.history_bytes)
         return self.position
 
@@ -121,14 +123,37 @@ class Loop:
         self.save()
         if self.settings.patience:
             self.model.load_state_dict(load_file(self.workspace / BEST))
+        else:
+            for tensor, final in self._final():
+                tensor.copy_(final)
         return self.position
+
+    def _remembering(self) -> list[Remembering]:
+        """All that goes from step to step beside the weights."""
+        return [self.optimizer, self.average] if self.average else [self.optimizer]
+
+    def _final(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Weights that are for use in another state than they are trained in, and that state."""
+        return self.average.final() if self.average else self.optimizer.final()
+
+    @contextlib.contextmanager
+    def _for_use(self) -> Iterator[None]:
+        """In it, the model is as it would be kept; after it, as it is trained."""
+        final = self._final()
+        with torch.no_grad():
+            trained = [tensor.detach().clone() for tensor, _ in final]
+            for tensor, value in final:
+                tensor.copy_(value)
+            yield
+            for (tensor, _), value in zip(final, trained, strict=True):
+                tensor.copy_(value)
 
     def _out_of_patience(self) -> bool:
         return bool(self.settings.patience) and self.position.worse >= (self.settings.patience or 0)
 
     def save(self) -> None:
         self.position.history_bytes = self.history.size()
-        save_checkpoint(self.workspace, self.model, self.optimizer, self.position, self.settings.keep_checkpoints)
+        save_checkpoint(self.workspace, self.model, self._remembering(), self.position, self.settings.keep_checkpoints)
 
     def _step(self, start: float, before: float) -> Step:
         position, settings = self.position, self.settings
@@ -136,7 +161,7 @@ class Loop:
         progress = self.horizon.progress(position)
         # Half a step on, so that neither the first nor the last step is spent at rate zero.
         ahead = progress + 0.5 * (1 / self.horizon.steps if self.horizon.steps else progress / max(position.step, 1))
-        learning_rate = rate(ahead, self.learning_rate, settings.warmup, settings.final_rate, settings.schedule)
+        learning_rate = rate(ahead, self.learning_rate, settings.warmup, settings.final_rate, settings.schedule, position.falls)
         for group in self.optimizer.param_groups:
             group.lr = learning_rate * group.lr_scale
         batch = self.batches.batch_at(position.step, self.batch).to(self.runtime.device)
@@ -147,6 +172,8 @@ class Loop:
             raise WorkError(f"the loss is {loss} and the gradient's norm {norm} at step {position.step + 1}", cure=cure)
         now = time.perf_counter()
         position.step += 1
+        if self.average:
+            self.average.update(self.horizon.progress(position))
         count = batch.positions if self.unit == "tokens" else batch.size
         position.tokens += count
         position.seconds = before + now - start
@@ -183,24 +210,28 @@ class Loop:
         return progress >= 1.0 or (self.settings.validate_every > 0 and progress >= due)
 
     def _validate(self, figures: Step, watchers: Sequence[Hook]) -> None:
-        loss = self.validate(self.model)
-        trained = self.validate_train(self.model) if self.validate_train else None
+        with self._for_use():
+            loss = self.validate(self.model)
+            trained = self.validate_train(self.model) if self.validate_train else None
+            self._compare(loss)
         every = self.settings.validate_every
         self.position.validations = int(figures.progress / every + 1e-9) if every else 0
         self.position.validation_loss, self.position.train_loss_eval = loss, trained
-        if self.settings.patience:
-            self._keep_best(loss)
         for hook in watchers:
             hook.on_validation(figures, loss, trained)
 
-    def _keep_best(self, loss: float) -> None:
-        """Keep the weights of the lowest validation loss, and count how often in a row it was not reached."""
-        position = self.position
+    def _compare(self, loss: float) -> None:
+        """Count how often in a row the lowest validation loss was not reached; keep its weights, or lower the rate, as asked."""
+        position, plateau = self.position, self.settings.schedule.plateau
         if position.best is None or loss < position.best:
-            position.best, position.worse = loss, 0
-            save_weights(self.model, self.workspace / BEST)
-        else:
-            position.worse += 1
+            position.best, position.worse, position.flat = loss, 0, 0
+            if self.settings.patience:
+                save_weights(self.model, self.workspace / BEST)
+            return
+        position.worse += 1
+        position.flat += 1
+        if plateau and position.flat >= plateau.patience:
+            position.falls, position.flat = position.falls + 1, 0
 
 
 def mean_loss(model: Any, held_out: Examples, batch: int, rows: int, runtime: Runtime) -> float:

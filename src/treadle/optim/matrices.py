@@ -1,0 +1,86 @@
+"""Rules that look at a parameter as a matrix: Muon and Adafactor. Kernels of a convolution are rows of (out, in x places)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from treadle.optim.optimizer import State
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic that carries singular values to about 1 in five rounds (Jordan et al. 2024)."""
+
+
+@dataclass(frozen=True)
+class Muon:
+    """The running mean of the gradient, made orthogonal (Jordan et al. 2024), scaled so that a step changes a weight about as much
+    as one of AdamW, whose rates and decay therefore suit it (Liu et al. 2025, equation 4). For hidden matrices."""
+
+    momentum: float = 0.95
+    nesterov: bool = True
+
+    def begin(self, p: Tensor) -> State:
+        return {"momentum": torch.zeros_like(p)}
+
+    def step(self, params: list[Tensor], grads: list[Tensor], states: list[State], lr: float, decay: float) -> None:
+        means = [state["momentum"] for state in states]
+        torch._foreach_lerp_(means, grads, 1 - self.momentum)
+        ways = torch._foreach_lerp(grads, means, self.momentum) if self.nesterov else means
+        torch._foreach_mul_(params, 1 - lr * decay)
+        for p, way in zip(params, ways, strict=True):
+            flat = way.flatten(1)
+            p.add_(orthogonal(flat).view_as(p), alpha=-lr * 0.2 * math.sqrt(max(flat.shape)))
+
+
+def orthogonal(x: Tensor, rounds: int = 5) -> Tensor:
+    """(..., A, B) -> about U V^T of its singular value decomposition, with singular values between 0.7 and 1.2."""
+    a, b, c = NEWTON_SCHULZ
+    tall = x.shape[-2] > x.shape[-1]
+    y = x.mT if tall else x
+    y = y / (y.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(rounds):
+        products = y @ y.mT
+        y = a * y + (b * products + c * products @ products) @ y
+    result: Tensor = y.mT if tall else y
+    return result
+
+
+@dataclass(frozen=True)
+class Adafactor:
+    """Adam without the mean of gradients, and with that of their squares kept as one number per row and column; rates are relative
+    to each parameter's own size, and no step is larger than ``clip`` of it (Shazeer and Stern 2018, algorithms 4 and 5)."""
+
+    decay: float = 0.8
+    clip: float = 1.0
+
+    def begin(self, p: Tensor) -> State:
+        state = {"step": torch.zeros(())}
+        if p.dim() < 2:
+            return state | {"square": torch.zeros_like(p)}
+        flat = p.flatten(1)
+        return state | {"row": flat.new_zeros(len(flat), 1), "column": flat.new_zeros(1, flat.shape[1])}
+
+    def step(self, params: list[Tensor], grads: list[Tensor], states: list[State], lr: float, decay: float) -> None:
+        for p, g, state in zip(params, grads, states, strict=True):
+            state["step"] += 1
+            step = float(state["step"])
+            part = step ** -self.decay
+            size = lr * max(1e-3, _rms(p))
+            p.mul_(1 - lr * decay)
+            squares = g.flatten(1).square() if g.dim() >= 2 else g.square()
+            if g.dim() >= 2:
+                row, column = state["row"], state["column"]
+                row.lerp_(squares.mean(1, keepdim=True), part)
+                column.lerp_(squares.mean(0, keepdim=True), part)
+                mean = (row @ column).div_(row.mean().clamp_(min=1e-30))
+            else:
+                mean = state["square"].lerp_(squares, part).clone()
+            way = mean.clamp_(min=1e-30).rsqrt_().view_as(g).mul_(g)
+            p.add_(way, alpha=-size / max(1.0, _rms(way) / self.clip))
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.norm()) / math.sqrt(x.numel())
