@@ -74,7 +74,7 @@ def same(ours: dict[str, nn.Parameter], theirs: dict[str, nn.Parameter], toleran
         ({"adam": {"betas": [0.8, 0.9], "eps": 0.01}}, torch.optim.Adam, {"betas": (0.8, 0.9), "eps": 0.01}),
         ("adamw", torch.optim.AdamW, {"betas": (0.9, 0.95)}),
     ],
-    ids=str,
+    ids=["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "rmsprop with momentum", "adam", "adam with its settings", "adamw"],
 )
 def test_equals_torchs_step_by_step(settings: object, make: Callable[..., torch.optim.Optimizer], given: dict[str, Any]):
     found = parameters()

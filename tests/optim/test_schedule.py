@@ -63,7 +63,7 @@ def test_on_a_plateau_it_falls_each_time_and_not_below_the_last():
         ({"steps": {"every": 0.25, "factor": 0.3}}, lambda o: StepLR(o, 1000, 0.3)),
         ("one_cycle", lambda o: OneCycleLR(o, 1.0, total_steps=4001, cycle_momentum=False)),
     ],
-    ids=str,
+    ids=["steps", "one_cycle"],
 )
 def test_it_equals_torchs(settings: object, make: Any):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
