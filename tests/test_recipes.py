@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from treadle import show
 from treadle.check import check_data
 from treadle.core.project import load_project
 from treadle.data.schema import Schema
@@ -40,6 +41,11 @@ WHOLE = sorted(path.parent.name for path in RECIPES.glob("*/sample") if not (pat
 SAMPLED = sorted(path.parent.name for path in RECIPES.glob("*/sample.yaml"))
 DOWNLOADED = ["objects-resnet-full"]
 """Recipes whose data comes from the network: here from a server on loopback, and little of it."""
+
+
+def test_names_stand_apart_from_what_is_said_of_them():
+    lines = show.recipes({name: vars(about) for name, about in recipes().items()})
+    assert all(line.startswith(f"{name}  ") for name, line in zip(recipes(), lines[::3], strict=True))
 
 
 def test_every_recipe_is_listed_and_has_a_test():

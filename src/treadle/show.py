@@ -46,10 +46,10 @@ def _share(count: int, of: int) -> str:
 
 def recipes(found: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Each recipe with its data, its time on two cores, and its figures."""
-    lines = []
+    lines, wide = [], 2 + max(map(len, found), default=0)
     for name, about in found.items():
-        lines += [f"{name:18}{about['what']}", f"{'':18}{about['data']}; {about['time']}"]
-        lines += [f"{'':18}reached {about['reached']}; reference: {about['reference']}"]
+        lines += [f"{name:{wide}}{about['what']}", f"{'':{wide}}{about['data']}; {about['time']}"]
+        lines += [f"{'':{wide}}reached {about['reached']}; reference: {about['reference']}"]
     return lines
 
 
