@@ -267,7 +267,8 @@ def _run(
     speed = end.tokens / end.seconds
     shape = round.model.shape.as_dict() if isinstance(round.model, LanguageModel) else None
     return {
-        "unit": round.unit, "best_validation_loss": end.best, "stopped_early": horizon.progress(end) < 1.0,
+        "unit": round.unit, "best_validation_loss": end.best if settings.patience else None,
+        "stopped_early": horizon.progress(end) < 1.0,
         "steps": end.step, "tokens": end.tokens, "seconds": significant(end.seconds), "loss": end.loss,
         "validation_loss": end.validation_loss, "train_loss_eval": end.train_loss_eval, "naive_loss": naive,
         "parameters": round.model.parameter_count, "tokens_per_second": significant(speed),
