@@ -228,15 +228,15 @@ def plan(workshop: Workshop, only_new: bool = False) -> Plan | RecordsPlan | Non
         return make_plan(project, store, workshop.ledger)
     dataset = workshop.prepared()[1]
     round, spec, batch = first_round(project, dataset), project.spec, project.resolved.batch
-    runtime = round_runtime(project, round)
+    flops = train_flops(round, batch)
+    runtime = round_runtime(project, round, flops)
     if only_new and store.has(model_making(project, store, round, runtime).id):
         return None
     assert isinstance(round.model, Network)
     alike = len(round.sample) if round.sample else 0
     known = {"model": identity(project), "dataset": dataset.id, "batch": batch, "accumulate": spec.train.accumulate}
     return plan_records(project, store.root, Training(
-        round.model, round.batches, round.held_out, round.watched(batch) + alike, round.per_epoch, train_flops(round, batch), known,
-        runtime,
+        round.model, round.batches, round.held_out, round.watched(batch) + alike, round.per_epoch, flops, known, runtime,
     ))
 
 

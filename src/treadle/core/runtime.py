@@ -13,7 +13,8 @@ import torch
 from treadle.core import machine
 
 SMALL_STEP = 1e9
-"""FLOPs of a training step below which a second thread gains nothing (docs/experiments.md)."""
+"""FLOPs of a training step below which a second thread is left out: on busy cores it costs many times what it can gain on quiet
+ones (docs/experiments.md)."""
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
 
 
@@ -51,8 +52,8 @@ def native_bf16(device: torch.device) -> bool:
 
 def choose_runtime(precision: str = "auto", threads: int | None = None, step: float = float("inf")) -> Runtime:
     """A GPU where there is one, else the CPU; bf16 where it is native; a thread per core, or one where a ``step`` of so many FLOPs
-    is small: its threads would wait for one another longer than they work, and on busy cores many times longer. Sets torch's
-    thread count as a side effect."""
+    is small: on busy cores its threads would wait for one another many times longer than they work. Sets torch's thread count as a
+    side effect."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     native = native_bf16(device)
     if precision == "auto":

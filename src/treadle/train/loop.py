@@ -144,9 +144,11 @@ class Loop:
             trained = [tensor.detach().clone() for tensor, _ in final]
             for tensor, value in final:
                 tensor.copy_(value)
-            yield
-            for (tensor, _), value in zip(final, trained, strict=True):
-                tensor.copy_(value)
+            try:
+                yield
+            finally:
+                for (tensor, _), value in zip(final, trained, strict=True):
+                    tensor.copy_(value)
 
     def _out_of_patience(self) -> bool:
         return bool(self.settings.patience) and self.position.worse >= (self.settings.patience or 0)

@@ -219,13 +219,14 @@ def model_making(project: Project, store: Store, round: Round, runtime: Runtime)
 def train_model(project: Project, store: Store, dataset: Artifact, round: Round, hooks: Sequence[Hook] = ()) -> Artifact:
     """Train, or go on with an interrupted training of the same thing; the artifact is a Hugging Face folder with its history.
     ``hooks`` watch beside the progress line; what one raises ends the training."""
-    runtime = round_runtime(project, round)
+    flops = train_flops(round, project.resolved.batch)
+    runtime = round_runtime(project, round, flops)
     making = model_making(project, store, round, runtime)
     if cached := making.cached():
         return cached
     say(f"training in {runtime.precision} on {runtime.threads} thread{'s' * (runtime.threads > 1)} ({runtime.reason})")
     workspace = store.workspace(making.id)
-    counts = _run(project, round, dataset, runtime, workspace, hooks)
+    counts = _run(project, round, dataset, runtime, flops, workspace, hooks)
     with making.draft() as draft:
         _write(draft, round.model, dataset, workspace)
         draft.counts.update(counts)
@@ -234,14 +235,13 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round,
 
 
 def _run(
-    project: Project, round: Round, dataset: Artifact, runtime: Runtime, workspace: Path, hooks: Sequence[Hook]
+    project: Project, round: Round, dataset: Artifact, runtime: Runtime, flops: float, workspace: Path, hooks: Sequence[Hook]
 ) -> dict[str, object]:
     """The loop with its hooks; gives the manifest's counts."""
     batch, settings = project.resolved.batch, round.settings
     size = batch * round.per_row
     watched, sample = round.watched(batch), round.sample
     horizon = Horizon.of(round.budget, size, round.per_epoch)
-    flops = train_flops(round, batch)
     naive = naive_loss(round.model, sample, len(sample), batch) if sample else None
     round.model.to(runtime.device)
     loop = Loop(
@@ -281,10 +281,10 @@ def _run(
     }
 
 
-def round_runtime(project: Project, round: Round) -> Runtime:
-    """Where and how a round trains."""
-    batch, settings = project.resolved.batch, round.settings
-    step = train_flops(round, batch) * batch * round.per_row / settings.accumulate
+def round_runtime(project: Project, round: Round, flops: float) -> Runtime:
+    """Where and how a round trains, of which one token or record takes ``flops``, as ``train_flops`` gives them."""
+    settings = round.settings
+    step = flops * project.resolved.batch * round.per_row / settings.accumulate
     return choose_runtime(settings.precision, settings.threads, step)
 
 
