@@ -234,7 +234,8 @@ def plan(workshop: Workshop, only_new: bool = False) -> Plan | RecordsPlan | Non
         return None
     assert isinstance(round.model, Network)
     alike = len(round.sample) if round.sample else 0
-    known = {"model": identity(project), "dataset": dataset.id, "batch": batch, "accumulate": spec.train.accumulate}
+    step = spec.train.model_dump(mode="json", include={"accumulate", "optimizer", "groups", "clip"})
+    known = {"model": identity(project), "dataset": dataset.id, "batch": batch, **step}
     return plan_records(project, store.root, Training(
         round.model, round.batches, round.held_out, round.watched(batch) + alike, round.per_epoch, flops, known, runtime,
     ))

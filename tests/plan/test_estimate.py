@@ -279,6 +279,13 @@ def test_a_step_timed_in_part_is_scaled_up(folder: Path, monkeypatch: pytest.Mon
         assert bool(found.timed) == (seconds < 100)
 
 
+def test_a_group_may_name_a_layer_that_is_not_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_PART_SECONDS", 1e-7)
+    found = planned(folder, "model.trunk.transformer.depth=6", "train.groups={'*layers.5*': {rate: 0.5}}").calibration
+    assert found
+    assert "1 of 6 layers" in found.timed
+
+
 def test_counting_needs_no_torch() -> None:
     code = "import sys, treadle.plan.counting, treadle.plan.sources, treadle.plan.show; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

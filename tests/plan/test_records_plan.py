@@ -48,9 +48,14 @@ def test_nothing_is_timed_twice_nor_for_a_model_that_is_there(tmp_path: Path, ca
     assert isinstance(again, RecordsPlan)
     assert again.step_seconds == made.step_seconds  # two timings would differ
     assert "timed before" in capsys.readouterr().err
-    longer = plan(Workshop.open(load_project(tmp_path, ["train.budget=24 epochs", "seed=1", "data.split.test=25%"])), only_new=True)
+    longer = plan(Workshop.open(load_project(tmp_path, ["train.budget=24 epochs"])), only_new=True)
     assert isinstance(longer, RecordsPlan)
+    assert longer.step_seconds == made.step_seconds
     assert longer.seconds > made.seconds
+    assert "timed before" in capsys.readouterr().err
+    split = plan(Workshop.open(load_project(tmp_path, ["seed=1", "data.split.test=25%"])), only_new=True)
+    assert isinstance(split, RecordsPlan)
+    assert split.units < made.units
     other = plan(Workshop.open(load_project(tmp_path, ["model.trunk.mlp.width=32"])), only_new=True)
     assert isinstance(other, RecordsPlan)
     assert other.parameters > made.parameters
@@ -58,6 +63,13 @@ def test_nothing_is_timed_twice_nor_for_a_model_that_is_there(tmp_path: Path, ca
     assert plan(workshop, only_new=True) is None
     (workshop.store.root / "steps.json").write_text("{cut")
     assert plan(workshop) is not None
+
+
+@pytest.mark.parametrize("change", ["optimizer=muon", "accumulate=2", "clip=0", "groups={'heads.*': {rate: 0}}"])
+def test_what_changes_a_step_is_timed_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str):
+    planned(tmp_path)
+    plan(Workshop.open(load_project(tmp_path, [f"train.{change}"])))
+    assert "timed before" not in capsys.readouterr().err
 
 
 def planned(folder: Path, *overrides: str) -> tuple[Workshop, RecordsPlan]:
