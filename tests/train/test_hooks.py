@@ -12,7 +12,7 @@ from treadle.train.hooks import Step, TensorBoardHook
 
 
 def figures(step: int, steps: int) -> Step:
-    return Step(step, step * 8, step / 100, 1 / step, 0.1, 2.0, 800.0, step / steps)
+    return Step(step, step * 8, step / 100, 1 / step, 0.1, 2.0, 800.0, step / steps, {})
 
 
 def events(folder: Path) -> list[Event]:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from tiny import SHAPE
 from treadle.core.batch import IGNORE, Batch
 from treadle.core.errors import Interrupted, WorkError
-from treadle.core.runtime import choose_runtime
+from treadle.core.runtime import Runtime, choose_runtime
 from treadle.data.columns import Column, Numbers
 from treadle.data.loader import Examples
 from treadle.data.table import Table
@@ -57,12 +58,13 @@ class Seen:
 
 
 def make_loop(
-    folder: Path, budget: str | Horizon = "20 steps", batches: object = None, rate: float = 0.01, **settings: object
+    folder: Path, budget: str | Horizon = "20 steps", batches: object = None, rate: float = 0.01, runtime: Runtime | None = None,
+    **settings: object,
 ) -> Loop:
     folder.mkdir(parents=True, exist_ok=True)
     given = Train.model_validate({"budget": "20 steps", "checkpoint_every": "1 h", **settings})
     horizon = budget if isinstance(budget, Horizon) else Horizon(int(budget.split()[0]), None)
-    runtime = choose_runtime("float32", 1)
+    runtime = runtime or choose_runtime("float32", 1)
     source = batches or Counting()
     model = make_model(SHAPE, 0)
     loop = Loop(
@@ -106,6 +108,32 @@ def test_a_step_is_that_of_the_plain_recipe(tmp_path: Path):
         optimizer.step()
     for ours, theirs in zip(loop.model.parameters(), model.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("more", [{}, {"l1": 1e-3}, {"optimizer": "muon", "average": "ema"}])
+def test_workers_give_what_as_many_parts_give_bit_for_bit(tmp_path: Path, parts: int, more: dict[str, object]):
+    runtime = replace(choose_runtime("float32", 1), workers=2)
+    together, seen = run(tmp_path / "together", budget="6 steps", batches=Uneven(), runtime=runtime, accumulate=parts, **more)
+    apart, seen_apart = run(tmp_path / "apart", budget="6 steps", batches=Uneven(), accumulate=2 * parts, **more)
+    assert [s.gradient_norm for s in seen.steps] == [s.gradient_norm for s in seen_apart.steps]
+    assert [s.loss for s in seen.steps] == [s.loss for s in seen_apart.steps]
+    assert seen.validations == seen_apart.validations
+    for ours, theirs in zip(together.model.parameters(), apart.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_what_fails_in_a_worker_is_raised(tmp_path: Path):
+    class Poisoned(Counting):
+        def batch_at(self, step: int, batch: int) -> Batch:
+            whole = super().batch_at(step, batch)
+            whole.inputs["text"][-1] = 10**6  # in the second half
+            return whole
+
+    loop = make_loop(tmp_path, batches=Poisoned(), runtime=replace(choose_runtime("float32", 1), workers=2))
+    with pytest.raises(IndexError):
+        loop.run([])
+    loop.close()
 
 
 class Uneven(Counting):
@@ -287,11 +315,9 @@ def test_a_full_disk_says_so_and_keeps_the_last_checkpoint(tmp_path: Path):
 
 
 def test_bf16_follows_float32_closely_and_is_not_it(tmp_path: Path):
-    loop = make_loop(tmp_path / "bf16", budget="20 steps")
-    loop.runtime = choose_runtime("bf16", 1)
-    assert "given" in loop.runtime.reason
-    seen = Seen()
-    loop.run([seen])
+    runtime = choose_runtime("bf16", 1)
+    assert "given" in runtime.reason
+    _, seen = run(tmp_path / "bf16", budget="20 steps", runtime=runtime)
     _, plain = run(tmp_path / "float32", budget="20 steps")
     for ours, theirs in zip(seen.steps, plain.steps, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=0.02)

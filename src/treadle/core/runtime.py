@@ -26,6 +26,8 @@ class Runtime:
     precision: str
     threads: int
     reason: str
+    workers: int = 1
+    """Parts of a batch that are computed side by side in training, each by one thread; 1: all threads work on the same part."""
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         if self.precision == "bf16":

@@ -62,9 +62,14 @@ class LanguageModel(nn.Module):
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss in nats per predicted token."""
+        asked = batch.targets[self.head] != IGNORE
+        return self.weighted_loss(batch, torch.full(asked.shape, 1.0, device=asked.device) / asked.sum().clamp_min(1))
+
+    def weighted_loss(self, batch: Batch, shares: Tensor) -> Tensor:
+        """The sum of ``shares`` (B, T) times the loss in nats at each predicted token."""
         head = self.heads[self.head]
         assert isinstance(head, NextToken)
-        return head.loss(self.logits(batch.inputs[self.input]), batch.targets[self.head])
+        return head.loss(self.hidden(batch.inputs[self.input]), self.embedding, batch.targets[self.head], shares)
 
 
 def make_model(shape: Shape, seed: int, dropout: float = 0.0, input: str = "text", head: str = "next") -> LanguageModel:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from treadle.spec.derive import derive
 from treadle.spec.project import ProjectSpec
-from treadle.spec.shape import Shape
+from treadle.spec.shape import SCORES_HELD, Shape
 from treadle.spec.units import Budget, format_size
 
 PROGRAM = 370_000_000
@@ -69,7 +69,8 @@ def activation_floats(shape: Shape, dropout: float = 0.0) -> float:
 def train_memory(shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32", copies: int = 2) -> Memory:
     """Peak of a training step that computes ``rows`` sequences at once: float32 weights, gradients and what the optimiser
     remembers of each weight (``copies`` numbers; AdamW: 2), activations with once more a layer's for the gradients that pass
-    through it, and three copies of the scores (logits, their log-softmax, their gradient)."""
+    through it, and of the output layer, whose scores are computed chunk by chunk, two chunks, its input and that's gradient, and
+    the gradient of its matrix twice."""
     positions = rows * shape.context
     parts = {
         "program": PROGRAM,
@@ -77,7 +78,7 @@ def train_memory(shape: Shape, rows: int, dropout: float = 0.0, precision: str =
         "gradients": _FLOAT * shape.parameters,
         "optimiser": copies * _FLOAT * shape.parameters,
         "activations": int(_FLOAT * positions * (activation_floats(shape, dropout) + layer_floats(shape, dropout))),
-        "scores": 3 * _FLOAT * positions * shape.vocabulary,
+        "scores": 2 * _FLOAT * (min(SCORES_HELD, positions * shape.vocabulary) + (positions + shape.vocabulary) * shape.width),
     }
     if precision == "bf16":
         parts["weights in bf16"] = 2 * shape.parameters

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+SCORES_HELD = 2**21
+"""Scores over a vocabulary that training holds at once: few enough for a processor's cache, enough for matrix products at full
+speed (docs/experiments.md)."""
+
 
 @dataclass(frozen=True)
 class Shape:

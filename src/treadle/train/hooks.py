@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +35,8 @@ class Step:
     tokens_per_second: float
     progress: float
     """Share of the budget that is used, 0 to 1."""
+    spent: Mapping[str, float]
+    """Seconds of it by what they went into: data, forward, backward, optimizer."""
 
 
 class Hook(Protocol):

@@ -6,6 +6,7 @@ import contextlib
 import math
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from treadle.optim.schedule import rate
 from treadle.spec.train import Train
 from treadle.spec.units import Budget
 from treadle.train.checkpoint import BEST, Position, Remembering, load_checkpoint, save_checkpoint, save_weights
+from treadle.train.gradients import Gradients
 from treadle.train.hooks import HistoryHook, Hook, Step
 from treadle.train.objectives import Objective
 
@@ -97,8 +99,16 @@ class Loop:
         self.optimizer = make_optimizer(self.model.named_parameters(), s, self.learning_rate, scales)
         self.average = WeightAverage(self.model.state_dict().items(), s.average) if s.average else None
         self.position = load_checkpoint(self.workspace, self.model, self._remembering()) or Position()
+        self.gradients = Gradients(self.model, self.objective, self.runtime, s)
         self.history = HistoryHook(self.workspace / "history.jsonl", self.position.history_bytes)
+        self.spent: defaultdict[str, float] = defaultdict(float)
+        """Seconds of this process by what they went into."""
         return self.position
+
+    def close(self) -> None:
+        """Let files and threads go."""
+        self.history.close()
+        self.gradients.close()
 
     def run(self, hooks: Sequence[Hook]) -> Position:
         """Train to the end. Raises ``Interrupted`` after Ctrl-C or SIGTERM, with a checkpoint of the last step written."""
@@ -154,8 +164,10 @@ class Loop:
         return bool(self.settings.patience) and self.position.worse >= (self.settings.patience or 0)
 
     def save(self) -> None:
+        begun = time.perf_counter()
         self.position.history_bytes = self.history.size()
         save_checkpoint(self.workspace, self.model, self._remembering(), self.position, self.settings.keep_checkpoints)
+        self.spent["checkpoints"] += time.perf_counter() - begun
 
     def _step(self, start: float, before: float) -> Step:
         position, settings = self.position, self.settings
@@ -167,44 +179,28 @@ class Loop:
         for group in self.optimizer.param_groups:
             group.lr = learning_rate * group.lr_scale
         batch = self.batches.batch_at(position.step, self.batch).to(self.runtime.device)
-        loss = self._gradients(batch)
+        given = time.perf_counter()
+        found = self.gradients(batch)
+        loss, computed = found.loss, time.perf_counter()
         norm = self.optimizer.update(settings.clip or None) if math.isfinite(loss) else math.nan
         if not (math.isfinite(loss) and math.isfinite(norm)):
             cure = f"lower train.learning_rate (is {self.learning_rate:g}) and run again: it goes on from the last checkpoint"
             raise WorkError(f"the loss is {loss} and the gradient's norm {norm} at step {position.step + 1}", cure=cure)
-        now = time.perf_counter()
         position.step += 1
         if self.average:
             self.average.update(self.horizon.progress(position))
+        now = time.perf_counter()
+        parts = {"data": given - begun, "forward": found.forward, "backward": found.backward, "optimizer": now - computed}
+        for name, seconds in parts.items():
+            self.spent[name] += seconds
         count = batch.positions if self.unit == "tokens" else batch.size
         position.tokens += count
         position.seconds = before + now - start
         position.loss = loss
         return Step(
             position.step, position.tokens, position.seconds, loss, learning_rate, norm, count / (now - begun),
-            min(1.0, self.horizon.progress(position)),
+            min(1.0, self.horizon.progress(position)), parts,
         )
-
-    def _gradients(self, batch: Batch) -> float:
-        """Backward over the step's parts, each weighted by its share of the predicted tokens; gives the batch's loss."""
-        if not self.model.training:
-            self.model.train()
-        parts = batch.split(self.settings.accumulate)
-        counts = [self.model.terms(part) for part in parts] if len(parts) > 1 else [1]
-        total = 0.0
-        for part, count in zip(parts, counts, strict=True):
-            with self.runtime.autocast():
-                loss = self.objective(self.model, part)
-            loss = loss * (count / sum(counts)) if len(parts) > 1 else loss
-            total += float(loss.detach())
-            if self.settings.l1:
-                loss = loss + self.settings.l1 * self._absolute() / len(parts)
-            torch.autograd.backward(loss)
-        return total
-
-    def _absolute(self) -> torch.Tensor:
-        """The sum of all matrices' absolute values (Tibshirani 1996)."""
-        return torch.stack([p.abs().sum() for p in self.model.parameters() if p.requires_grad and p.dim() >= 2]).sum()
 
     def _validation_due(self) -> bool:
         progress = self.horizon.progress(self.position)
@@ -212,10 +208,12 @@ class Loop:
         return progress >= 1.0 or (self.settings.validate_every > 0 and progress >= due)
 
     def _validate(self, figures: Step, watchers: Sequence[Hook]) -> None:
+        begun = time.perf_counter()
         with self._for_use():
             loss = self.validate(self.model)
             trained = self.validate_train(self.model) if self.validate_train else None
             self._compare(loss)
+        self.spent["validation"] += time.perf_counter() - begun
         every = self.settings.validate_every
         self.position.validations = int(figures.progress / every + 1e-9) if every else 0
         self.position.validation_loss, self.position.train_loss_eval = loss, trained

@@ -44,7 +44,7 @@ from treadle.train.loop import Horizon, Loop, mean_loss
 from treadle.train.naive import naive_loss
 from treadle.train.objectives import OBJECTIVES
 
-VERSION = 3
+VERSION = 4
 FEEDBACK_RATE = 1 / 40
 """Peak rate of a round of improvement whose rate is not given, as a share of the first training's: a finished model unlearns fast
 at the rate that it once began with (docs/experiments.md)."""
@@ -263,7 +263,7 @@ def _run(
             end = loop.run([ProgressHook(progress, flops, peak, round.unit), board, *hooks])
     finally:
         board.close()
-        loop.history.close()
+        loop.close()
     speed = end.tokens / end.seconds
     shape = round.model.shape.as_dict() if isinstance(round.model, LanguageModel) else None
     return {

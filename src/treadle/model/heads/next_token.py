@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from treadle.core.batch import IGNORE
+from treadle.model.layers.cross_entropy import cross_entropy
 
 
 class NextToken(nn.Module):
@@ -24,6 +25,10 @@ class NextToken(nn.Module):
             scores = embedding.multiply(x)  # type: ignore[operator]  # an int8 embedding brings its own product
         return scores
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats over the positions whose target is not ``IGNORE``; logits (B, T, V), targets (B, T)."""
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE)
+    def loss(self, x: Tensor, embedding: nn.Module, targets: Tensor, shares: Tensor) -> Tensor:
+        """x (B, T, D), targets (B, T) -> the sum of ``shares`` (B, T) times the cross-entropy in nats, over the positions whose
+        target is not ``IGNORE``."""
+        asked = targets != IGNORE
+        weight = self.lm_head.weight if self.lm_head is not None else embedding.weight
+        assert isinstance(weight, Tensor)
+        return cross_entropy(x[asked], weight, None, targets[asked], shares[asked])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from treadle.core.batch import IGNORE, Batch
@@ -16,9 +15,7 @@ def per_token(model: LanguageModel, batch: Batch) -> Tensor:
 
 def per_row(model: LanguageModel, batch: Batch) -> Tensor:
     """Mean over rows of each row's mean cross-entropy (nats): a user's short correction weighs as much as a full window."""
-    targets = batch.targets[model.head]  # (B, T)
-    logits = model.logits(batch.inputs[model.input])  # (B, T, V)
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="none").view_as(targets)
-    counts = (targets != IGNORE).sum(1)
-    rows = loss.sum(1) / counts.clamp_min(1)
-    return rows.sum() / (counts > 0).sum().clamp_min(1)
+    asked = batch.targets[model.head] != IGNORE  # (B, T)
+    counts = asked.sum(1, keepdim=True)
+    shares = 1.0 / (counts.clamp_min(1) * (counts > 0).sum().clamp_min(1))
+    return model.weighted_loss(batch, shares.expand(asked.shape))

@@ -1,0 +1,67 @@
+"""Cross-entropy over a large vocabulary, without ever holding all scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from treadle.spec.shape import SCORES_HELD
+
+
+def cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shares: Tensor) -> Tensor:
+    """The sum of ``shares`` times the surprise (nats) at ``targets`` where scores are ``x weight' + bias``.
+
+    x (N, D), weight (V, D), bias (V,), targets (N,) int64, shares (N,) float32; all three of the first may need gradients. Products
+    are in autocast's precision, sums in float32. Gradients are computed on the way forward, chunk by chunk, so that the memory of
+    (N, V) scores is not needed (as Wijmans et al. 2025, section 4, hold no scores); a second derivative is not.
+    """
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    found: Tensor = _Chunked.apply(x, weight, bias, targets, shares, dtype)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shares: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        learns, sums_in = any(ctx.needs_input_grad), torch.promote_types(dtype, torch.float32)
+        into, matrix = x.to(dtype), weight.to(dtype)
+        dx = torch.empty_like(into) if learns else None
+        dw = torch.zeros_like(weight, dtype=sums_in) if learns else None
+        db = torch.zeros_like(bias, dtype=sums_in) if learns and bias is not None else None
+        total = torch.zeros((), dtype=sums_in, device=x.device)
+        rows = max(64, SCORES_HELD // len(weight))
+        for first in range(0, len(x), rows):
+            part, right, share = into[first : first + rows], targets[first : first + rows, None], shares[first : first + rows, None]
+            scores = F.linear(part, matrix).to(total.dtype)
+            scores = scores + bias if bias is not None else scores
+            scores.sub_(scores.amax(1, keepdim=True))
+            hit = scores.gather(1, right)
+            sums = scores.exp_().sum(1, keepdim=True)
+            total += ((sums.log() - hit) * share).sum()
+            if dx is None or dw is None:
+                continue
+            scores.mul_(share / sums)
+            scores.scatter_add_(1, right, -share.to(scores.dtype))
+            if db is not None:
+                db += scores.sum(0)
+            back = scores.to(dtype)
+            torch.mm(back, matrix, out=dx[first : first + rows])
+            if dtype == dw.dtype:
+                dw.addmm_(back.t(), part)
+            else:
+                dw += back.t() @ part
+        ctx.save_for_backward(dx, dw, db)
+        ctx.dtypes = (x.dtype, weight.dtype)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        dx, dw, db = ctx.saved_tensors
+        (grad,) = grads
+        return (dx * grad).to(ctx.dtypes[0]), (dw * grad).to(ctx.dtypes[1]), None if db is None else db * grad, None, None, None

@@ -1,0 +1,125 @@
+"""From a batch to gradients: in parts to save memory, and on several cores side by side."""
+
+from __future__ import annotations
+
+import copy
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from treadle.core.batch import Batch
+from treadle.core.runtime import Runtime
+from treadle.spec.train import Train
+from treadle.train.objectives import Objective
+
+
+@dataclass
+class Found:
+    """What one part of a batch gave."""
+
+    loss: float = 0.0
+    """Weighted by the part's share of the batch."""
+    forward: float = 0.0
+    """Seconds."""
+    backward: float = 0.0
+
+
+class Gradients:
+    """Adds the gradients of a batch's loss to those of a model's parameters.
+
+    Each of ``runtime.workers`` threads computes a part of the batch on one core, forward and backward, with the same weights and
+    gradients of its own, which are then added up in the order of the parts: the result is that of ``accumulate`` with as many
+    parts, bit for bit. Cores that each work on a part need not wait for one another at every operation, as those that share one do.
+    """
+
+    def __init__(self, model: Any, objective: Objective, runtime: Runtime, settings: Train) -> None:
+        self.model, self.objective, self.runtime, self.settings = model, objective, runtime, settings
+        self.models = [model, *(_twin(model) for _ in range(runtime.workers - 1))]
+        self.pool = ThreadPoolExecutor(runtime.workers - 1, "gradients", _single) if runtime.workers > 1 else None
+
+    def __call__(self, batch: Batch) -> Found:
+        """Of the batch's mean loss; each part is weighted by its share of what the loss is a mean of."""
+        for model in self.models:
+            if not model.training:
+                model.train()
+        parts = batch.split(self.settings.accumulate * len(self.models))
+        counts = [self.model.terms(part) for part in parts] if len(parts) > 1 else [1]
+        shares = [count / max(sum(counts), 1) for count in counts]
+        whole = Found()
+        for first in range(0, len(parts), len(self.models)):
+            chosen = slice(first, first + len(self.models))
+            self._together(whole, parts[chosen], shares[chosen])
+        return whole
+
+    def close(self) -> None:
+        """Let the threads go."""
+        if self.pool:
+            self.pool.shutdown()
+
+    def _together(self, whole: Found, parts: list[Batch], shares: list[float]) -> None:
+        """One part for each worker."""
+        threads = torch.get_num_threads()
+        if self.pool is None:
+            found = [self._part(self.model, parts[0], shares[0])]
+        else:
+            torch.set_num_threads(1)
+            rest = zip(self.models[1:], parts[1:], shares[1:], strict=True)
+            waiting = [self.pool.submit(self._part, *given) for given in rest]
+            try:
+                found = [self._part(self.model, parts[0], shares[0])]
+            finally:
+                others = [future.result() for future in waiting]
+                torch.set_num_threads(threads)
+            found += others
+            self._collect()
+        for part in found:
+            whole.loss += part.loss
+        whole.forward += found[0].forward
+        whole.backward += found[0].backward
+
+    def _part(self, model: Any, part: Batch, share: float) -> Found:
+        start = time.perf_counter()
+        with self.runtime.autocast():
+            loss = self.objective(model, part)
+        loss = loss * share if share != 1.0 else loss
+        found = Found(float(loss.detach()))
+        if self.settings.l1:
+            loss = loss + self.settings.l1 * _absolute(model) / (self.settings.accumulate * len(self.models))
+        middle = time.perf_counter()
+        torch.autograd.backward(loss)
+        found.forward, found.backward = middle - start, time.perf_counter() - middle
+        return found
+
+    @torch.no_grad()
+    def _collect(self) -> None:
+        """Add the other workers' gradients to the model's own."""
+        for other in self.models[1:]:
+            for parameter, twin in zip(self.model.parameters(), other.parameters(), strict=True):
+                if twin.grad is None:
+                    continue
+                if parameter.grad is None:
+                    parameter.grad = twin.grad
+                else:
+                    parameter.grad += twin.grad
+                twin.grad = None
+
+
+def _single() -> None:
+    """Operations of this thread are not shared out among further ones."""
+    torch.set_num_threads(1)
+
+
+def _twin(model: Any) -> Any:
+    """A copy with the very same weights and gradients of its own."""
+    twin = copy.deepcopy(model)
+    for own, shared in zip([*twin.parameters(), *twin.buffers()], [*model.parameters(), *model.buffers()], strict=True):
+        own.data = shared.data
+    return twin
+
+
+def _absolute(model: Any) -> torch.Tensor:
+    """The sum of all matrices' absolute values (Tibshirani 1996)."""
+    return torch.stack([p.abs().sum() for p in model.parameters() if p.requires_grad and p.dim() >= 2]).sum()
