@@ -52,7 +52,7 @@ def treadle(folder: Path, steps: int, runtime: Runtime) -> list[float]:
     settings = Train(validate_every=0.0, checkpoint_every="1 h")
     loop = Loop(
         make_model(SHAPE, 0), OBJECTIVES["next_token"], Windows(Shard(folder, "train"), SHAPE.context, 0), lambda model: 0.0,
-        Horizon(steps, None), settings, BATCH, RATE, runtime, folder,
+        Horizon(steps, None), settings, BATCH, RATE, runtime.beside(BATCH, divisible=True), folder,
     )
     loop.resume()
     loop.save = lambda: None  # type: ignore[method-assign] - the others write no checkpoint either

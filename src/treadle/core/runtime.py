@@ -6,13 +6,13 @@ import contextlib
 import ctypes
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from treadle.core import machine
 
-SMALL_STEP = 1e9
+SMALL_STEP = 5e8
 """FLOPs of a training step below which a second thread is left out: on busy cores it costs many times what it can gain on quiet
 ones (docs/experiments.md)."""
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
@@ -33,6 +33,13 @@ class Runtime:
         if self.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
+
+    def beside(self, rows: int, divisible: bool) -> Runtime:
+        """The same with a worker on each thread, where each then has as many of the ``rows`` that are computed at once, and what a
+        part gives follows from it alone: not from rows counted together, nor from one stream of random numbers."""
+        if self.device.type != "cpu" or self.threads == 1 or rows % self.threads or not divisible:
+            return self
+        return replace(self, workers=self.threads, reason=f"{self.reason}; each computes its own rows of a batch")
 
 
 def keep_freed_memory() -> None:

@@ -20,7 +20,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, shape: Shape, dropout: float = 0.0, input: str = "text", head: str = "next") -> None:
         super().__init__()
-        self.shape, self.input, self.head = shape, input, head
+        self.shape, self.dropout, self.input, self.head = shape, dropout, input, head
         self.inputs = nn.ModuleDict({input: TextInput(shape.vocabulary, shape.width)})
         self.trunk = Transformer(shape, dropout)
         self.heads = nn.ModuleDict({head: NextToken(shape.vocabulary, shape.width, shape.tie_embeddings)})

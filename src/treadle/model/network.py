@@ -64,6 +64,8 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
 """Kind -> (layout, form of the trunk's signal, **more) -> a module with ``outputs``, ``losses`` and ``readable``."""
 _LAYER = re.compile(r"trunk\.(?:encoder\.layer|layers)\.(\d+)\.")
 """Names of the parameters in one of a trunk's layers, counted from the lowest."""
+_APART = ("category", "binary", "number", "next_token")
+"""Heads whose loss of a row follows from that row alone, and is missing where its answer is."""
 _SEQUENCES = ("text", "pair", "image", "events", "item", "next_item")
 
 Layouts = Mapping[str, Mapping[str, Layout]]
@@ -147,8 +149,13 @@ class Network(nn.Module):
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
     def terms(self, batch: Batch) -> int:
-        """How many rows the loss is a mean of."""
-        return batch.size
+        """How many rows the loss is a mean of; with several heads, whose answers may be missing apart, all rows."""
+        kinds = [layout.kind for layout in self.layouts["heads"].values()]
+        if len(kinds) > 1 or kinds[0] not in _APART:
+            return batch.size
+        (targets,) = batch.targets.values()
+        known = ~targets.isnan() if targets.is_floating_point() else targets >= 0
+        return int(known.flatten(1).any(1).sum() if known.dim() > 1 else known.sum())
 
     def readable(self, outputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Each head's outputs as answers are read from them."""

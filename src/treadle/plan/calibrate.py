@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from treadle.core.batch import Batch
+from treadle.core.gradients import Gradients
 from treadle.core.machine import cores, processor, threads
 from treadle.core.progress import say
 from treadle.core.project import Project
@@ -84,7 +85,8 @@ def calibrate(project: Project, runtime: Runtime, folder: Path) -> Calibration:
     trunk = spec.model.trunk.transformer
     assert trunk is not None
     identity = [
-        VERSION, processor(), cores(), torch.__version__, runtime.device.type, runtime.precision, runtime.threads, shape.as_dict(),
+        VERSION, processor(), cores(), torch.__version__, runtime.device.type, runtime.precision, runtime.threads, runtime.workers,
+        shape.as_dict(),
         batch, spec.train.accumulate, trunk.dropout, spec.train.optimizer.model_dump(mode="json"),
     ]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -125,9 +127,11 @@ def _measure(shape: Shape, rows: int, train: Train, dropout: float, runtime: Run
     peak = matrix_peak(runtime, seconds=0.7)
     got = (time.process_time() - used) / ((time.perf_counter() - start) * runtime.threads)
     busy = 0.0 if runtime.device.type == "cuda" else max(0.0, 1 - got)
-    timed, timed_rows = _affordable(shape, rows, peak)
+    side = runtime.workers  # a row for each is the least
+    timed, most = _affordable(shape, rows // side, peak / side)
     model = make_model(timed, 0, dropout).to(runtime.device)
-    timed_rows = min(timed_rows, max(1, int(_PART_SECONDS / _one_row_seconds(model, runtime))))
+    most = min(most, max(1, int(_PART_SECONDS / _one_row_seconds(model, runtime, train))))
+    timed_rows = most * side
     gradients, update = _step_seconds(model, timed_rows, runtime, train, min(time.perf_counter() + 3.5, end - 3))
     share = rows * shape.context * shape.train_flops / (timed_rows * timed.context * timed.train_flops)
     step = gradients * share * train.accumulate + update * shape.parameters / timed.parameters
@@ -165,7 +169,8 @@ def _step_seconds(model: LanguageModel, rows: int, runtime: Runtime, train: Trai
     """Median seconds of the gradients of ``rows`` sequences, and of clipping and updating."""
     everything = train.model_copy(update={"groups": {}})  # one may name a layer that is left out here
     optimizer = make_optimizer(model.named_parameters(), everything, 1e-4)
-    gradients = _gradients(model, rows, runtime)
+    gradients = _gradients(model, rows, runtime, train)
+
     def update() -> None:
         optimizer.update(1.0)
 
@@ -176,24 +181,22 @@ def _step_seconds(model: LanguageModel, rows: int, runtime: Runtime, train: Trai
     return statistics.median(g for g, _ in kept), statistics.median(u for _, u in kept)
 
 
-def _one_row_seconds(model: LanguageModel, runtime: Runtime) -> float:
-    """Of one sequence's gradients, cold: so a machine that is busy or slower than its matrix peak says is found out early."""
-    found = _seconds(_gradients(model, 1, runtime))
+def _one_row_seconds(model: LanguageModel, runtime: Runtime, train: Train) -> float:
+    """Of the gradients of one sequence for each worker, cold: so a machine that is busy, or slower than its matrix peak says, is
+    found out early."""
+    found = _seconds(_gradients(model, runtime.workers, runtime, train))
     model.zero_grad(set_to_none=True)
     return found
 
 
-def _gradients(model: LanguageModel, rows: int, runtime: Runtime) -> Callable[[], None]:
+def _gradients(model: LanguageModel, rows: int, runtime: Runtime, train: Train) -> Callable[[], None]:
     """The work of one forward and backward pass over ``rows`` sequences of made-up tokens."""
     tokens = _tokens(model, rows)
     batch = Batch({model.input: tokens}, {model.head: tokens}).to(runtime.device)
-    model.train()
+    gradients = Gradients(model, LanguageModel.loss, runtime, train.model_copy(update={"accumulate": 1}))
 
     def work() -> None:
-        with runtime.autocast():
-            loss = model.loss(batch)
-        torch.autograd.backward(loss)
-        loss.item()  # waits for the device
+        gradients(batch)
 
     return work
 

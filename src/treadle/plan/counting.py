@@ -66,19 +66,22 @@ def activation_floats(shape: Shape, dropout: float = 0.0) -> float:
     return shape.depth * layer_floats(shape, dropout) + 3 * shape.width + 1
 
 
-def train_memory(shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32", copies: int = 2) -> Memory:
-    """Peak of a training step that computes ``rows`` sequences at once: float32 weights, gradients and what the optimiser
-    remembers of each weight (``copies`` numbers; AdamW: 2), activations with once more a layer's for the gradients that pass
-    through it, and of the output layer, whose scores are computed chunk by chunk, two chunks, its input and that's gradient, and
-    the gradient of its matrix twice."""
+def train_memory(
+    shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32", copies: int = 2, workers: int = 1
+) -> Memory:
+    """Peak of a training step that computes ``rows`` sequences at once: float32 weights, gradients of each worker and what the
+    optimiser remembers of each weight (``copies`` numbers; AdamW: 2), activations with once more a layer's for the gradients that
+    pass through it, and of the output layer, whose scores are computed chunk by chunk, two chunks, its input and the gradient of
+    that, and the gradient of its matrix twice."""
     positions = rows * shape.context
+    chunks = min(workers * SCORES_HELD, positions * shape.vocabulary)
     parts = {
         "program": PROGRAM,
         "weights": _FLOAT * shape.parameters,
-        "gradients": _FLOAT * shape.parameters,
+        "gradients": workers * _FLOAT * shape.parameters,
         "optimiser": copies * _FLOAT * shape.parameters,
         "activations": int(_FLOAT * positions * (activation_floats(shape, dropout) + layer_floats(shape, dropout))),
-        "scores": 2 * _FLOAT * (min(SCORES_HELD, positions * shape.vocabulary) + (positions + shape.vocabulary) * shape.width),
+        "scores": 2 * _FLOAT * (chunks + (positions + workers * shape.vocabulary) * shape.width),
     }
     if precision == "bf16":
         parts["weights in bf16"] = 2 * shape.parameters

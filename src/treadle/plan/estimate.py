@@ -13,7 +13,7 @@ import torch
 from treadle.core.errors import UserError
 from treadle.core.machine import free_memory
 from treadle.core.project import Project
-from treadle.core.runtime import choose_runtime
+from treadle.core.runtime import Runtime, choose_runtime
 from treadle.model.score import ROWS
 from treadle.plan import counting
 from treadle.plan.calibrate import Calibration, calibrate
@@ -126,13 +126,15 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
     spec, resolved = project.spec, project.resolved
     data = measure_data(project, store)
     step = resolved.language.train_flops * resolved.tokens_per_step / spec.train.accumulate
-    runtime = choose_runtime(spec.train.precision, spec.train.threads, step)
-    memory = _memory(project, data, runtime.precision, resolved.language, resolved.batch // spec.train.accumulate)
+    assert spec.model.trunk.transformer is not None
+    rows, divisible = resolved.batch // spec.train.accumulate, spec.model.trunk.transformer.dropout == 0.0
+    runtime = choose_runtime(spec.train.precision, spec.train.threads, step).beside(rows, divisible)
+    memory = _memory(project, data, runtime, resolved.language, rows)
     limit, limit_source = _memory_limit(project, runtime.device)
     quantize = spec.compress.quantize or "int8"
     disk = counting.disk_bytes(resolved.language, data.text, data.tokens, spec.train.keep_checkpoints, quantize, spec.train.copies)
     disk_free = shutil.disk_usage(_existing(store.root)).free
-    verdict, cure = _verdict(project, data, runtime.precision, memory, limit, sum(disk.values()), disk_free)
+    verdict, cure = _verdict(project, data, runtime, memory, limit, sum(disk.values()), disk_free)
     calibration = None if verdict else calibrate(project, runtime, store.root)
     work = counting.count_work(resolved.language, resolved.batch, resolved.budget, data.train)
     times: dict[str, tuple[float, str]] = {}
@@ -176,13 +178,14 @@ def compare(plan: Mapping[str, Any], seconds: Mapping[str, float], peak_memory: 
             "energy_kwh": plan["energy_kwh"], "money": plan["money"], "currency": plan["currency"]}
 
 
-def _memory(project: Project, data: DataSize, precision: str, shape: Shape, rows: int) -> dict[str, Memory]:
+def _memory(project: Project, data: DataSize, runtime: Runtime, shape: Shape, rows: int) -> dict[str, Memory]:
     """Of every stage, with ``rows`` sequences computed at once in training."""
     trunk = project.spec.model.trunk.transformer
     assert trunk is not None
+    workers = runtime.workers if rows % runtime.workers == 0 else 1
     return {
         "prepare": counting.prepare_memory(data.text),
-        "train": counting.train_memory(shape, rows, trunk.dropout, precision, project.spec.train.copies),
+        "train": counting.train_memory(shape, rows, trunk.dropout, runtime.precision, project.spec.train.copies, workers),
         "evaluate": counting.score_memory(shape, ROWS, data.train),
         "compress": counting.score_memory(shape, ROWS, 0, copies=2),
     }
@@ -197,7 +200,7 @@ def _memory_limit(project: Project, device: torch.device) -> tuple[int, str]:
 
 
 def _verdict(
-    project: Project, data: DataSize, precision: str, memory: Mapping[str, Memory], limit: int, disk: int, disk_free: int
+    project: Project, data: DataSize, runtime: Runtime, memory: Mapping[str, Memory], limit: int, disk: int, disk_free: int
 ) -> tuple[str, str]:
     """What does not fit and the cure, or two empty strings."""
     worst = max(memory, key=lambda name: memory[name].total)
@@ -205,7 +208,7 @@ def _verdict(
     if needed > limit:
 
         def fits(shape: Shape, rows: int) -> bool:
-            return all(stage.total <= limit for stage in _memory(project, data, precision, shape, rows).values())
+            return all(stage.total <= limit for stage in _memory(project, data, runtime, shape, rows).values())
 
         what = f"will not fit: '{worst}' needs {format_size(needed)} of memory, there is {format_size(limit)}"
         return what, counting.cure_for_memory(project.spec, limit, fits)

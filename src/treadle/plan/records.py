@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from treadle.core.errors import UserError
+from treadle.core.gradients import Gradients
 from treadle.core.machine import free_memory, peak_memory
 from treadle.core.progress import say
 from treadle.core.project import Project
@@ -174,7 +175,8 @@ def plan_records(project: Project, folder: Path, training: Training) -> RecordsP
 
 def _kept(training: Training, folder: Path, runtime: Runtime, project: Project) -> Measure:
     """What was measured of this training on this machine, or is now. A file that cannot be read holds nothing else."""
-    identity = [machine(), torch.__version__, runtime.device.type, runtime.precision, runtime.threads, dict(training.identity)]
+    way = [runtime.device.type, runtime.precision, runtime.threads, runtime.workers]
+    identity = [machine(), torch.__version__, *way, dict(training.identity)]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
     file = folder / _FILE
     try:
@@ -198,21 +200,19 @@ def _step_seconds(training: Training, runtime: Runtime, project: Project) -> flo
     """Median seconds of a step."""
     settings, network = project.spec.train, training.model
     optimizer = make_optimizer(network.named_parameters(), settings, 1e-9)
+    gradients = Gradients(network, type(network).loss, runtime, settings)
     times: list[float] = []
     start = time.perf_counter()
-    network.train()
     for number in range(_WARM + _STEPS):
         begun = time.perf_counter()
-        for part in training.batches.batch_at(number, project.resolved.batch).to(runtime.device).split(settings.accumulate):
-            with runtime.autocast():
-                loss = network.loss(part)
-            torch.autograd.backward(loss)
+        gradients(training.batches.batch_at(number, project.resolved.batch).to(runtime.device))
         optimizer.update(settings.clip or None)
         now = time.perf_counter()
         if number >= _WARM or now - start > _SECONDS:
             times.append(now - begun)
         if now - start > _SECONDS:
             break
+    gradients.close()
     return statistics.median(times)
 
 

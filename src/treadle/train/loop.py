@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from treadle.core.batch import Batch
 from treadle.core.errors import Interrupted, WorkError
+from treadle.core.gradients import Gradients, Objective
 from treadle.core.runtime import Runtime
 from treadle.data.loader import Examples
 from treadle.optim.average import WeightAverage
@@ -26,10 +27,9 @@ from treadle.optim.make import make_optimizer
 from treadle.optim.schedule import rate
 from treadle.spec.train import Train
 from treadle.spec.units import Budget
+from treadle.train.ahead import Ahead, Batches
 from treadle.train.checkpoint import BEST, Position, Remembering, load_checkpoint, save_checkpoint, save_weights
-from treadle.train.gradients import Gradients
 from treadle.train.hooks import HistoryHook, Hook, Step
-from treadle.train.objectives import Objective
 
 
 class Trainable(Protocol):
@@ -42,12 +42,6 @@ class Trainable(Protocol):
         ...
 
     def terms(self, batch: Batch) -> int: ...
-
-
-class Batches(Protocol):
-    """Where examples come from: a pure function of the step and the number of rows."""
-
-    def batch_at(self, step: int, batch: int) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -99,6 +93,7 @@ class Loop:
         self.optimizer = make_optimizer(self.model.named_parameters(), s, self.learning_rate, scales)
         self.average = WeightAverage(self.model.state_dict().items(), s.average) if s.average else None
         self.position = load_checkpoint(self.workspace, self.model, self._remembering()) or Position()
+        self.ahead = Ahead(self.batches)
         self.gradients = Gradients(self.model, self.objective, self.runtime, s)
         self.history = HistoryHook(self.workspace / "history.jsonl", self.position.history_bytes)
         self.spent: defaultdict[str, float] = defaultdict(float)
@@ -109,6 +104,7 @@ class Loop:
         """Let files and threads go."""
         self.history.close()
         self.gradients.close()
+        self.ahead.close()
 
     def run(self, hooks: Sequence[Hook]) -> Position:
         """Train to the end. Raises ``Interrupted`` after Ctrl-C or SIGTERM, with a checkpoint of the last step written."""
@@ -178,7 +174,7 @@ class Loop:
         learning_rate = rate(ahead, self.learning_rate, settings.warmup, settings.final_rate, settings.schedule, position.falls)
         for group in self.optimizer.param_groups:
             group.lr = learning_rate * group.lr_scale
-        batch = self.batches.batch_at(position.step, self.batch).to(self.runtime.device)
+        batch = self.ahead.batch_at(position.step, self.batch).to(self.runtime.device)
         given = time.perf_counter()
         found = self.gradients(batch)
         loss, computed = found.loss, time.perf_counter()

@@ -210,6 +210,7 @@ def model_making(project: Project, store: Store, round: Round, runtime: Runtime)
         "budget": round.budget.exact(), "learning_rate": round.learning_rate, "batch": project.resolved.batch, "seed": spec.seed,
         "objective": round.objective, "replay": spec.improve.replay if len(round.parents) > 1 else None,
         "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads,
+        "workers": runtime.workers,
     }
     for unimportant in ("checkpoint_every", "keep_checkpoints"):  # they change no weight
         config["train"].pop(unimportant)
@@ -276,16 +277,18 @@ def _run(
         "budget": str(round.budget), "resumed_at": resumed, "shape": shape,
         "derived": [{"key": d.key, "value": str(d.value), "reason": d.reason} for d in round.reasons],
         "runtime": {
-            "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads, "reason": runtime.reason,
+            "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads, "workers": runtime.workers,
+            "reason": runtime.reason,
         },
     }
 
 
 def round_runtime(project: Project, round: Round, flops: float) -> Runtime:
     """Where and how a round trains, of which one token or record takes ``flops``, as ``train_flops`` gives them."""
-    settings = round.settings
-    step = flops * project.resolved.batch * round.per_row / settings.accumulate
-    return choose_runtime(settings.precision, settings.threads, step)
+    settings, rows = round.settings, project.resolved.batch // round.settings.accumulate
+    runtime = choose_runtime(settings.precision, settings.threads, flops * rows * round.per_row)
+    alone = round.objective == "next_token" and isinstance(round.model, LanguageModel) and round.model.dropout == 0.0
+    return runtime.beside(rows, alone)
 
 
 def train_flops(round: Round, batch: int) -> float:

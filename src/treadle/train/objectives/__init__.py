@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from torch import Tensor
-
-from treadle.core.batch import Batch
+from treadle.core.gradients import Objective
 from treadle.core.registry import Registry
 from treadle.train.objectives import next_token
-
-Objective = Callable[[Any, Batch], Tensor]
 
 OBJECTIVES: Registry[Objective] = Registry("objective")
 OBJECTIVES.register("answers")(lambda model, batch: model.loss(batch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 from treadle.core.batch import Batch
 from treadle.core.runtime import Runtime
 from treadle.spec.train import Train
-from treadle.train.objectives import Objective
+
+Objective = Callable[[Any, Batch], torch.Tensor]
+"""What is minimised: a model and a batch give the loss of that batch."""
 
 
 @dataclass

@@ -1,0 +1,227 @@
+"""Time to quality: how long Treadle and nanoGPT train on Shakespeare, character by character, until a validation loss is reached.
+
+    TREADLE_DATA=... python benchmarks/train_quality.py --nanogpt CLONE [--seeds 3] [--mark 1.88]
+
+Both read the first nine tenths of tinyshakespeare as ids of its 65 characters and are measured on the last tenth, in stretches of
+the context without overlap, every position counted: nanoGPT's split and figure, of all of the text instead of random samples. The
+clock counts training alone: what is measured on the way stops it. nanoGPT trains as its README says for a processor (4 layers of
+128, 12 rows of 64, 2,000 steps); its ``model.py`` is imported from the clone and its schedule is written out here. Each run is a
+process of its own, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from side_by_side import heading, measure
+
+from treadle.core.machine import peak_memory
+from treadle.core.runtime import choose_runtime
+from treadle.data.loader import Windows
+from treadle.data.shards import Document, Shard, write_shard
+from treadle.model.model import make_model
+from treadle.spec.shape import Shape
+from treadle.spec.train import Train
+from treadle.train.loop import Horizon, Loop, mean_loss
+from treadle.train.objectives import OBJECTIVES
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one run. ``steps`` or ``seconds`` ends it; ``train`` is Treadle's ``train:`` section."""
+
+    depth: int
+    width: int
+    heads: int
+    context: int
+    batch: int
+    rate: float
+    steps: int = 0
+    seconds: float = 0.0
+    train: str = "{}"
+    hidden: int = 0
+    every: float = 0.05
+    """Share of the run between two measurements."""
+
+
+NANOGPT = {
+    "processor": Settings(4, 128, 4, 64, 12, 1e-3, steps=2000),
+}
+TREADLE = {
+    "processor": Settings(4, 128, 4, 64, 12, 3e-3, steps=2000),
+}
+
+
+def characters(data: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """Ids of the train and the validation part, and how many characters there are."""
+    text = (data / "tinyshakespeare" / "input.txt").read_text(encoding="utf-8")
+    names = {character: number for number, character in enumerate(sorted(set(text)))}
+    ids = np.array([names[character] for character in text], np.int64)
+    cut = int(0.9 * len(ids))
+    return ids[:cut], ids[cut:], len(names)
+
+
+def stretches(ids: np.ndarray, context: int) -> tuple[torch.Tensor, torch.Tensor]:
+    count = (len(ids) - 1) // context
+    x = torch.from_numpy(ids[: count * context].reshape(count, context))
+    return x, torch.from_numpy(ids[1 : count * context + 1].reshape(count, context))
+
+
+Curve = list[tuple[float, float]]
+"""Seconds of training, and the loss on the last tenth then."""
+
+
+def treadle(settings: Settings, data: Path, seed: int) -> Curve:
+    train, held_out, vocabulary = characters(data)
+    hidden = settings.hidden or -(-8 * settings.width // 96) * 32
+    shape = Shape(
+        vocabulary=vocabulary, context=settings.context, depth=settings.depth, width=settings.width, heads=settings.heads,
+        kv_heads=settings.heads, head_dim=settings.width // settings.heads, hidden=hidden,
+    )
+    given = Train.model_validate({"checkpoint_every": "1 h", "validate_every": settings.every, **json.loads(settings.train)})
+    tokens = shape.train_flops * settings.batch * settings.context
+    runtime = choose_runtime("auto", None, tokens).beside(settings.batch, divisible=True)
+    curve: Curve = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part, ids in (("train", train), ("validation", held_out)):
+            write_shard(folder, part, [Document("all", "shakespeare", ids.tolist(), 0)])
+        watched = Windows(Shard(folder, "validation"), settings.context, 0)
+        rows = (len(held_out) - 1) // settings.context
+
+        def validate(model: torch.nn.Module) -> float:
+            seconds = time.perf_counter() - start - loop.spent["validation"]
+            loss = mean_loss(model, watched, 128, rows, runtime)
+            curve.append((seconds, loss))
+            return loss
+
+        loop = Loop(
+            make_model(shape, seed), OBJECTIVES["next_token"], Windows(Shard(folder, "train"), settings.context, seed), validate,
+            Horizon(settings.steps or None, settings.seconds or None), given, settings.batch, settings.rate, runtime, folder,
+        )
+        loop.resume()
+        loop.save = lambda: None  # type: ignore[method-assign]  # the other writes none either
+        torch.manual_seed(seed)
+        start = time.perf_counter()
+        loop.run([])
+        loop.close()
+    return curve
+
+
+def nanogpt(settings: Settings, data: Path, seed: int, clone: Path) -> Curve:
+    """As nanoGPT's train.py goes about it: random windows, AdamW at 0.9 and 0.99, warm-up over 100 steps, a cosine to a tenth."""
+    sys.path.insert(0, str(clone))
+    import model as theirs
+
+    torch.manual_seed(seed)
+    runtime = choose_runtime("auto")
+    train, held_out, vocabulary = characters(data)
+    config = theirs.GPTConfig(block_size=settings.context, vocab_size=vocabulary, n_layer=settings.depth, n_head=settings.heads,
+                              n_embd=settings.width, dropout=0.0, bias=False)
+    network = theirs.GPT(config)
+    optimizer = network.configure_optimizers(0.1, settings.rate, (0.9, 0.99), "cpu")
+    text, curve, spent = torch.from_numpy(train), [], 0.0
+    x_all, y_all = stretches(held_out, settings.context)
+
+    @torch.inference_mode()
+    def loss_now() -> float:
+        network.eval()
+        total = 0.0
+        with runtime.autocast():
+            for first in range(0, len(x_all), 128):
+                x, y = x_all[first : first + 128], y_all[first : first + 128]
+                total += float(network(x, y)[1]) * len(x)
+        network.train()
+        return total / len(x_all)
+
+    step, done, begun = 0, 0.0, time.perf_counter()
+    due = settings.every
+    while done < 1.0:
+        progress = done + (0.5 / settings.steps if settings.steps else 0.0)
+        risen = min(1.0, (step + 1) / 101)
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate * risen * (0.1 + 0.9 * cosine)
+        at = torch.randint(len(text) - settings.context, (settings.batch,))
+        x = torch.stack([text[i : i + settings.context] for i in at])
+        y = torch.stack([text[i + 1 : i + 1 + settings.context] for i in at])
+        with runtime.autocast():
+            _, loss = network(x, y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        seconds = time.perf_counter() - begun - spent
+        done = step / settings.steps if settings.steps else seconds / settings.seconds
+        if done >= min(due, 1.0) - 1e-9:
+            before = time.perf_counter()
+            curve.append((seconds, loss_now()))
+            spent += time.perf_counter() - before
+            due += settings.every
+    return curve
+
+
+def reached(curve: Curve, mark: float) -> float:
+    """Seconds until the loss is at most ``mark``; infinite where it never is."""
+    return next((seconds for seconds, loss in curve if loss <= mark), math.inf)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT to measure beside")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--mark", type=float, default=1.88, help="validation loss; nanoGPT's README gives this for a processor")
+    parser.add_argument("--ours", choices=TREADLE, default="processor")
+    parser.add_argument("--theirs", choices=NANOGPT, default="processor")
+    parser.add_argument("--set", action="append", default=[], help="a setting of ours, such as batch=16")
+    parser.add_argument("--run", nargs=2, metavar=("SYSTEM", "SEED"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    data = Path(os.environ["TREADLE_DATA"])
+    if given.run:
+        system, seed = given.run[0], int(given.run[1])
+        ours = replace(TREADLE[given.ours], **{key: _value(key, value) for key, _, value in (s.partition("=") for s in given.set)})
+        theirs = NANOGPT[given.theirs]
+        curve = treadle(ours, data, seed) if system == "treadle" else nanogpt(theirs, data, seed, given.nanogpt)
+        print(json.dumps({"speed": 1 / reached(curve, given.mark), "curve": curve, "peak_memory": peak_memory()}))
+        return
+    common = ["--mark", str(given.mark), "--ours", given.ours, "--theirs", given.theirs]
+    common += [word for setting in given.set for word in ("--set", setting)]
+    systems = {"Treadle": "treadle"} | ({"nanoGPT": "nanogpt"} if given.nanogpt else {})
+    common += ["--nanogpt", str(given.nanogpt)] if given.nanogpt else []
+    threads = choose_runtime("auto").threads
+    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in systems}
+    for seed in range(given.seeds):
+        for name, system in systems.items():
+            found = measure(__file__, [*common, "--run", system, str(seed)], threads)
+            curve = found.extra["curve"]
+            rows[name].append((reached(curve, given.mark), curve[-1][0], curve[-1][1]))
+            print(f"seed {seed}: {name}: {rows[name][-1]}, others {found.others:.0%}", file=sys.stderr)
+    print(heading(f"Seconds to a validation loss of {given.mark}.", {"torch": torch.__version__}))
+    print(f"| | seconds to {given.mark}, median | range | seconds in all | loss at the end, mean |\n|---|---|---|---|---|")
+    for name, found in rows.items():
+        first, whole, last = zip(*found, strict=True)
+        print(
+            f"| {name} | {statistics.median(first):.1f} | {min(first):.1f} - {max(first):.1f} | {statistics.median(whole):.1f} "
+            f"| {statistics.mean(last):.3f} |"
+        )
+
+
+def _value(key: str, text: str) -> object:
+    kind = Settings.__dataclass_fields__[key].type
+    return text if kind == "str" else float(text) if kind == "float" else int(text)
+
+
+if __name__ == "__main__":
+    main()
