@@ -14,6 +14,7 @@ import pytest
 
 from treadle.core.errors import SourceError, UserError
 from treadle.core.project import Project, load_project
+from treadle.core.runtime import choose_runtime
 from treadle.plan import calibrate as calibration
 from treadle.plan import estimate, sources, times
 from treadle.plan.estimate import compare, make_plan
@@ -148,7 +149,7 @@ def test_the_cure_for_memory_fits(folder: Path) -> None:
     assert not plan.fits
     parts = plan.cure.split("train.accumulate: ")[1].split("'")[0]
     rows, shape = 4096 // int(parts), estimate.Shape(**plan.shape)
-    memory = estimate._memory(project(folder, *given), plan.data, "float32", shape, rows)
+    memory = estimate._memory(project(folder, *given), plan.data, choose_runtime("float32", 1), shape, rows)
     assert all(stage.total <= 450_000_000 for stage in memory.values())
 
 
