@@ -1,0 +1,58 @@
+"""In how many parts a batch is computed, so that a training step fits into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treadle.core.batch import Batch
+from treadle.plan.counting import PROGRAM, divisors, train_memory
+from treadle.spec.shape import Shape
+
+_FLOAT = 4
+_PASSING = 4
+"""Tensors as large as the largest that is kept which a step holds beside what the backward pass needs: gradients in passing, and what
+operations need while they run (measured)."""
+
+
+def fewest_parts(batch: int, limit: int, needs: Callable[[int], int]) -> int | None:
+    """The fewest equal parts of ``batch`` examples of which one at a time fits into ``limit`` bytes, where so many examples at once
+    need ``needs`` of them; None where a single one does not fit."""
+    return next((parts for parts in divisors(batch) if needs(batch // parts) <= limit), None)
+
+
+def language_needs(shape: Shape, dropout: float, precision: str, copies: int, workers: int = 1) -> Callable[[int], int]:
+    """Bytes of a training step by the number of sequences computed at once, by arithmetic."""
+
+    def needs(rows: int) -> int:
+        return train_memory(shape, rows, dropout, precision, copies, workers if rows % workers == 0 else 1).total
+
+    return needs
+
+
+def network_needs(model: Any, batch: Batch, copies: int) -> Callable[[int], int]:
+    """The same of any network: program, weights, gradients, ``copies`` numbers of each weight that the optimiser remembers, and in
+    proportion what the backward pass needs of the forward pass of ``batch``, a few examples. The model is as it was."""
+    fixed = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    weights = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    saved: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in fixed:
+            saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    states = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    model.train()
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.loss(batch)
+    for name, tensor in model.named_buffers():  # what batch norms count
+        tensor.copy_(states[name])
+    sizes = [tensor.untyped_storage().nbytes() for tensor in saved.values()]
+    each = (sum(sizes) + _PASSING * max(sizes, default=0)) / batch.size
+    always = PROGRAM + _FLOAT * (weights + (1 + copies) * trained)
+    return lambda rows: int(always + each * rows)
