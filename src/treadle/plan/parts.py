@@ -14,8 +14,8 @@ from treadle.spec.shape import Shape
 
 _FLOAT = 4
 _PASSING = 4
-"""Tensors as large as the largest that is kept which a step holds beside what the backward pass needs: gradients in passing, and what
-operations need while they run (measured)."""
+"""Tensors as large as the largest that is kept, which a step holds beside those: gradients in passing, and what operations need
+while they run (measured on a mlp; of a recurrent net, whose largest tensor holds nearly all, it is twice too much)."""
 
 
 def fewest_parts(batch: int, limit: int, needs: Callable[[int], int]) -> int | None:
@@ -34,11 +34,21 @@ def language_needs(shape: Shape, dropout: float, precision: str, copies: int, wo
 
 
 def network_needs(model: Any, batch: Batch, copies: int) -> Callable[[int], int]:
-    """The same of any network: program, weights, gradients, ``copies`` numbers of each weight that the optimiser remembers, and in
-    proportion what the backward pass needs of the forward pass of ``batch``, a few examples. The model is as it was."""
-    fixed = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    """The same of any network: program, weights, gradients, ``copies`` numbers of each weight for the optimiser, and what
+    the backward pass needs of the forward pass, by what grows from two examples to ``batch``. The model is as it was."""
+    few = min(2, batch.size)  # a batch norm refuses one
+    less, more = (_kept_bytes(model, part) for part in (batch.take(torch.arange(few)), batch))
+    largest = max(set(more) - set(less), default=0)
+    each = max(0, sum(more) - sum(less)) / max(1, batch.size - few) + _PASSING * largest / batch.size
     weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    always = PROGRAM + _FLOAT * (weights + (1 + copies) * trained) + max(0, sum(less) - int(few * each))
+    return lambda rows: int(always + each * rows)
+
+
+def _kept_bytes(model: Any, batch: Batch) -> list[int]:
+    """Size of each tensor that the backward pass needs of a forward pass, weights left out."""
+    fixed = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -52,7 +62,4 @@ def network_needs(model: Any, batch: Batch, copies: int) -> Callable[[int], int]
         model.loss(batch)
     for name, tensor in model.named_buffers():  # what batch norms count
         tensor.copy_(states[name])
-    sizes = [tensor.untyped_storage().nbytes() for tensor in saved.values()]
-    each = (sum(sizes) + _PASSING * max(sizes, default=0)) / batch.size
-    always = PROGRAM + _FLOAT * (weights + (1 + copies) * trained)
-    return lambda rows: int(always + each * rows)
+    return [tensor.untyped_storage().nbytes() for tensor in saved.values()]
