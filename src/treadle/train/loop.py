@@ -29,8 +29,16 @@ from treadle.optim.schedule import rate
 from treadle.spec.train import Train
 from treadle.spec.units import Budget
 from treadle.train.ahead import Ahead, Batches
-from treadle.train.checkpoint import BEST, Position, Remembering, load_checkpoint, load_start
-from treadle.train.checkpoint import save_checkpoint, save_start, save_weights
+from treadle.train.checkpoint import (
+    BEST,
+    Position,
+    Remembering,
+    load_checkpoint,
+    load_start,
+    save_checkpoint,
+    save_start,
+    save_weights,
+)
 from treadle.train.hooks import HistoryHook, Hook, Step
 from treadle.train.watch import Diverged
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from treadle.core.batch import Batch
+from treadle.core.gradients import Gradients, Objective
 from treadle.core.runtime import Runtime
 from treadle.optim.make import make_optimizer
 from treadle.spec.train import Train
-from treadle.core.gradients import Gradients, Objective
 
 VERSION = 1
 _SECONDS = 1.5  # for each size, at most

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from treadle.core.batch import Batch
+from treadle.core.gradients import Gradients, Objective
 from treadle.core.progress import task
 from treadle.core.runtime import Runtime
 from treadle.optim.make import make_optimizer
 from treadle.spec.train import Train
 from treadle.spec.units import significant
-from treadle.core.gradients import Gradients, Objective
 
 VERSION = 1
 STEPS = 100
