@@ -26,6 +26,7 @@ LAYERS = (
     ("data", "model", "optim"),
     ("store",),
     ("prepare", "train", "evaluate", "compress", "serve", "feedback", "plan", "report"),
+    ("settle",),
     ("pipeline", "tune", "check", "scaffold", "show", "starter"),
     ("cli",),
     ("__main__", "recipes"),

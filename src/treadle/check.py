@@ -75,7 +75,7 @@ def check_data(project: Project) -> dict[str, Any]:
         found.append((("model", "start_from"), error.message.removeprefix("model.start_from: "), error.cure))
     if found:
         raise SpecError(_problems(project, found))
-    derived = [{"key": d.key, "value": str(d.value), "reason": d.reason} for d in project.resolved.reasons]
+    derived = [d.as_dict() for d in project.resolved.reasons]
     shape = project.resolved.shape
     return {
         "name": project.spec.name, "sources": sources, "derived": derived, "parameters": shape.parameters if shape else None,

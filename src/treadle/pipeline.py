@@ -28,6 +28,7 @@ from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset, make_table
 from treadle.report.fitting import judge_fitting
 from treadle.report.gather import read_history
+from treadle.settle import settle
 from treadle.spec.project import ProjectSpec
 from treadle.spec.units import format_figure
 from treadle.store.artifacts import Artifact, Store
@@ -44,6 +45,7 @@ class Workshop:
     store: Store
     ledger: Ledger
     _prepared: tuple[Artifact, Artifact] | None = None
+    _settled: bool = False
 
     @classmethod
     def open(cls, project: Project) -> Workshop:
@@ -63,6 +65,13 @@ class Workshop:
             corpus = self.keep(make_corpus(self.project, self.store))
             self._prepared = corpus, self.keep(make_dataset(self.project, self.store, corpus))
         return self._prepared
+
+    def settle(self, dataset: Artifact | None = None) -> Project:
+        """The project with plain numbers where its file leaves them to memory or to measuring, on ``dataset`` or else the prepared
+        one; this project from now on."""
+        if not self._settled:
+            self.project, self._settled = settle(self.project, lambda: dataset or self.prepared()[1]), True
+        return self.project
 
 
 @dataclass
@@ -126,6 +135,7 @@ def build(workshop: Workshop, plan: Plan | RecordsPlan | None) -> Outcome:
             made += [corpus, dataset]
         outcome.account, outcome.redacted = corpus.counts["account"], corpus.counts["redacted"]
         with outcome.timed("train") as made:
+            project = workshop.settle()
             model = workshop.keep(train_model(project, store, dataset, first_round(project, dataset)))
             made.append(model)
         outcome.fitting = judge_fitting(read_history(store, model.manifest), model.counts, project.spec).as_dict()
@@ -169,6 +179,7 @@ def improve(workshop: Workshop) -> Outcome:
     live = live_package(workshop)
     base = store.open(live.parents[0])
     dataset = store.open(_dataset_of(store, base))
+    project = workshop.settle(dataset)
     outcome = Outcome()
     with _recorded(workshop, "improve", outcome):
         with outcome.timed("prepare") as made:
@@ -223,7 +234,7 @@ def live_package(workshop: Workshop) -> Artifact:
 def plan(workshop: Workshop, only_new: bool = False) -> Plan | RecordsPlan | None:
     """What a run will take, before it is spent. But of a language model the data is prepared first, since all follows from it.
     ``only_new``: None where the model is there already, so that nothing is timed for it."""
-    project, store = workshop.project, workshop.store
+    project, store = workshop.settle(), workshop.store
     if project.resolved.shape is not None:
         return make_plan(project, store, workshop.ledger)
     dataset = workshop.prepared()[1]

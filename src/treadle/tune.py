@@ -25,6 +25,7 @@ from treadle.evaluate.answers import head_figures, score_records
 from treadle.model.network import load_network
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
+from treadle.settle import settle
 from treadle.spec.figures import FIGURES, figures_of
 from treadle.spec.tune import Range, Tune
 from treadle.spec.units import significant
@@ -160,6 +161,7 @@ class Search:
         trials = Store(project.store / "trials" / place)
         prune = _Prune(optuna, trial, self.lower, project.spec.train.validate_every)
         try:
+            project = settle(project, lambda: dataset)
             model = train_model(project, trials, dataset, first_round(project, dataset), [prune])
             best, last = (model.counts[key] for key in ("best_validation_loss", "validation_loss"))
             value = self._figure(project, dataset, model) if self.tune.measure != "loss" else float(last if best is None else best)

@@ -129,3 +129,19 @@ def test_what_boxes_do_not_go_with(model: dict[str, Any], said: str) -> None:
     derive(ProjectSpec.model_validate({"name": "a", "data": data, "model": sound}))
     with pytest.raises(Contradiction, match=said):
         derive(ProjectSpec.model_validate({"name": "a", "data": data, "model": sound | model}))
+
+
+@pytest.mark.parametrize("trunk", ["transformer", "mlp"])
+def test_what_is_measured_later_is_by_rule_until_then(trunk: str) -> None:
+    text = "name: t\ndata: {sources: [{files: '*.py', licence: MIT}]}\nmodel: {trunk: {transformer: {depth: 4}}}\n"
+    if trunk == "mlp":
+        text = text.replace("*.py", "*.csv").replace("files", "table").replace(
+            "{trunk: {transformer: {depth: 4}}}", "{inputs: {a: number}, trunk: {mlp: {}}, heads: {b: binary}}"
+        )
+    plain, auto = read(text, "treadle.yaml"), read(text, "treadle.yaml", ["train.learning_rate=auto", "train.batch=auto"])
+    assert isinstance(plain, ProjectSpec)
+    assert isinstance(auto, ProjectSpec)
+    by_rule, later = derive(plain), derive(auto)
+    assert (later.learning_rate, later.batch) == (by_rule.learning_rate, by_rule.batch)
+    reasons = {row.key: row.reason for row in later.reasons}
+    assert all(reasons[key].startswith("until it is measured, before the run: ") for key in ("learning_rate", "batch"))

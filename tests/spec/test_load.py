@@ -75,6 +75,8 @@ EACH = [
     ("seed:", "6:1 seed: must be a whole number (is null)", "write it without quotes, like 4"),
     ("serve: {port: 70000}", "6:15 serve.port: must be at most 65535 (is 70000)", "give a smaller one"),
     ("train: {learning_rate: 0}", "6:24 train.learning_rate: must be more than 0 (is 0)", "give a larger one"),
+    ("train: {learning_rate: fast}", '6:24 train.learning_rate: must be a number (is "fast")', "write it without quotes, like 0.5"),
+    ("train: {batch: 0}", "6:16 train.batch: must be at least 1 (is 0)", "give a larger one"),
     ("train: {clip: .nan}", "6:15 train.clip: must be a finite number (is NaN)", "write a number, like 0.5"),
     ("train: {clip: big}", '6:15 train.clip: must be a number (is "big")', "write it without quotes, like 0.5"),
     ("train: {optimizer: {adam: {betas: [0.9]}}}", "6:28 train.optimizer.adam.betas.1: is missing from the list", "add it"),

@@ -36,6 +36,11 @@ class Batch:
         """Positions read, padding included."""
         return next(iter(self.inputs.values())).numel()
 
+    @property
+    def infinite(self) -> bool:
+        """Whether a number in it is infinite."""
+        return any(bool(tensor.isinf().any()) for part in (self.inputs, self.targets) for tensor in part.values())
+
     def split(self, parts: int) -> list[Batch]:
         """Equal parts along B, for gradient accumulation."""
         step = self.size // parts

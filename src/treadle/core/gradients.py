@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,9 @@ class Found:
     forward: float = 0.0
     """Seconds."""
     backward: float = 0.0
+    parts: int = 1
+    square: float | None = None
+    """Mean squared norm of the mean gradients of the parts that were computed first; None of a batch in one part."""
 
 
 class Gradients:
@@ -48,13 +52,13 @@ class Gradients:
         for model in self.models:
             if not model.training:
                 model.train()
-        parts = batch.split(self.settings.accumulate * len(self.models))
+        parts = batch.split(self.settings.parts * len(self.models))
         counts = [self.model.terms(part) for part in parts] if len(parts) > 1 else [1]
         shares = [count / max(sum(counts), 1) for count in counts]
-        whole = Found()
+        whole = Found(parts=len(parts))
         for first in range(0, len(parts), len(self.models)):
             chosen = slice(first, first + len(self.models))
-            self._together(whole, parts[chosen], shares[chosen])
+            self._together(whole, parts[chosen], shares[chosen], len(parts) > 1 and not first)
         return whole
 
     def close(self) -> None:
@@ -62,8 +66,8 @@ class Gradients:
         if self.pool:
             self.pool.shutdown()
 
-    def _together(self, whole: Found, parts: list[Batch], shares: list[float]) -> None:
-        """One part for each worker."""
+    def _together(self, whole: Found, parts: list[Batch], shares: list[float], measured: bool) -> None:
+        """One part for each worker; ``measured``: their gradients are the first of several parts'."""
         threads = torch.get_num_threads()
         if self.pool is None:
             found = [self._part(self.model, parts[0], shares[0])]
@@ -77,7 +81,9 @@ class Gradients:
                 others = [future.result() for future in waiting]
                 torch.set_num_threads(threads)
             found += others
-            self._collect()
+        if measured:
+            whole.square = _mean_square(self.models, shares)
+        self._collect()
         for part in found:
             whole.loss += part.loss
         whole.forward += found[0].forward
@@ -90,7 +96,7 @@ class Gradients:
         loss = loss * share if share != 1.0 else loss
         found = Found(float(loss.detach()))
         if self.settings.l1:
-            loss = loss + self.settings.l1 * _absolute(model) / (self.settings.accumulate * len(self.models))
+            loss = loss + self.settings.l1 * _absolute(model) / (self.settings.parts * len(self.models))
         middle = time.perf_counter()
         torch.autograd.backward(loss)
         found.forward, found.backward = middle - start, time.perf_counter() - middle
@@ -108,6 +114,19 @@ class Gradients:
                 else:
                     parameter.grad += twin.grad
                 twin.grad = None
+
+
+@torch.no_grad()
+def _mean_square(models: list[Any], shares: list[float]) -> float | None:
+    """Of the squared norms of gradients that are weighted by their part's share; None where a part has none."""
+    found = []
+    for model, share in zip(models, shares, strict=True):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not gradients or not share:
+            return None
+        norms = torch.stack(torch._foreach_norm(gradients)).double()
+        found.append(float(norms.square().sum()) / share**2)
+    return statistics.fmean(found)
 
 
 def _single() -> None:

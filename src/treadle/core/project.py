@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from treadle.core.errors import UserError
-from treadle.spec.derive import Resolved, derive
+from treadle.spec.derive import Derived, Resolved, derive
 from treadle.spec.document import Document, override, parse
 from treadle.spec.load import read_file
 from treadle.spec.problem import Problem
@@ -57,6 +57,15 @@ class Project:
         """Where the trials of a search are kept, likewise; by default a file in the store."""
         given = self.spec.tune.storage
         return f"sqlite:///{self.store / 'trials.db'}" if given is None else filled(given, "tune.storage")
+
+    def settled(self, key: str, value: float, reason: str, curve: tuple[tuple[float, float], ...] = ()) -> Project:
+        """This project with a plain number for ``train.KEY``, as if its file gave it, and with the reason for it."""
+        train = self.spec.train.model_copy(update={key: value})
+        spec = self.spec.model_copy(update={"train": train})
+        resolved = derive(spec)
+        known = {row.key: row for row in (*resolved.reasons, *self.resolved.reasons)}
+        known[key] = Derived(key, value, reason, curve)
+        return replace(self, spec=spec, resolved=replace(resolved, reasons=tuple(known.values())))
 
 
 def filled(text: str, key: str) -> str:

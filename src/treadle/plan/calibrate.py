@@ -87,7 +87,7 @@ def calibrate(project: Project, runtime: Runtime, folder: Path) -> Calibration:
     identity = [
         VERSION, processor(), cores(), torch.__version__, runtime.device.type, runtime.precision, runtime.threads, runtime.workers,
         shape.as_dict(),
-        batch, spec.train.accumulate, trunk.dropout, spec.train.optimizer.model_dump(mode="json"),
+        batch, spec.train.parts, trunk.dropout, spec.train.optimizer.model_dump(mode="json"),
     ]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     entries = _read(folder / _FILE)
@@ -96,7 +96,7 @@ def calibrate(project: Project, runtime: Runtime, folder: Path) -> Calibration:
         again = f"remove {folder / _FILE} to measure again"
         say(f"this machine was calibrated for this model {format_duration(found.age)} ago ({again})")
         return found
-    found = _measure(shape, batch // spec.train.accumulate, spec.train, trunk.dropout, runtime)
+    found = _measure(shape, batch // spec.train.parts, spec.train, trunk.dropout, runtime)
     say(f"calibrated this machine in {format_duration(found.took)}")
     if found.unsure:
         return found
@@ -134,7 +134,7 @@ def _measure(shape: Shape, rows: int, train: Train, dropout: float, runtime: Run
     timed_rows = most * side
     gradients, update = _step_seconds(model, timed_rows, runtime, train, min(time.perf_counter() + 3.5, end - 3))
     share = rows * shape.context * shape.train_flops / (timed_rows * timed.context * timed.train_flops)
-    step = gradients * share * train.accumulate + update * shape.parameters / timed.parameters
+    step = gradients * share * train.parts + update * shape.parameters / timed.parameters
     model.eval().to("cpu")  # evaluation and generation run there, in float32
     torch.set_num_threads(threads())
     scored = min(ROWS, max(1, timed_rows * 3))

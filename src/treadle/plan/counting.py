@@ -124,13 +124,14 @@ def count_work(shape: Shape, batch: int, budget: Budget, train_tokens: int, step
 
 
 def disk_bytes(shape: Shape, text: int, tokens: int, keep_checkpoints: int, quantize: str, copies: int = 2) -> dict[str, int]:
-    """Bytes that a run leaves, and needs on its way, on disk: text and tokens, checkpoints (one more than is kept while the newest
-    is written) with weights and what the optimiser remembers, the model, and the package in float32 or int8."""
+    """Bytes that a run leaves, and needs on its way, on disk: text and tokens, checkpoints with weights and what the optimiser
+    remembers (one more than is kept while the newest is written, three for a run that diverges), the first weights, the model, and
+    the package in float32 or int8."""
     parameters = shape.parameters
     return {
         "corpus": text // 3,  # zstd on text, about
         "dataset": 2 * tokens,
-        "checkpoints": (keep_checkpoints + 1) * (1 + copies) * _FLOAT * parameters,
+        "checkpoints": ((keep_checkpoints + 4) * (1 + copies) + 1) * _FLOAT * parameters,
         "model": _FLOAT * parameters,
         "package": parameters + shape.width * _FLOAT if quantize == "int8" else _FLOAT * parameters,
     }
@@ -143,7 +144,7 @@ def cure_for_memory(spec: ProjectSpec, limit: int, fits: Callable[[Shape, int], 
     shape, batch = resolved.language, resolved.batch
     assert spec.model.trunk.transformer is not None
     if fits(shape, 1):
-        parts = next(n for n in _divisors(batch) if n > spec.train.accumulate and fits(shape, batch // n))
+        parts = next(n for n in divisors(batch) if n > spec.train.parts and fits(shape, batch // n))
         return f"set 'train.accumulate: {parts}': the same steps, each computed in smaller parts"
     for depth in range(spec.model.trunk.transformer.depth - 1, 0, -1):
         smaller = _with_depth(spec, depth)
@@ -158,7 +159,7 @@ def cure_for_memory(spec: ProjectSpec, limit: int, fits: Callable[[Shape, int], 
     return f"free some memory, raise 'plan.memory' above {format_size(limit)}, or use a larger machine"
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
     """Ascending."""
     low = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
     return sorted({*low, *(number // n for n in low)})

@@ -77,7 +77,7 @@ class Plan:
     currency: str
     calibration: Calibration | None
     assumptions: tuple[Assumption, ...]
-    derived: tuple[Mapping[str, str], ...]
+    derived: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -125,12 +125,12 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
     the runs that ``ledger`` knows of. Raises ``SourceError`` where the data is not there."""
     spec, resolved = project.spec, project.resolved
     data = measure_data(project, store)
-    step = resolved.language.train_flops * resolved.tokens_per_step / spec.train.accumulate
+    step = resolved.language.train_flops * resolved.tokens_per_step / spec.train.parts
     assert spec.model.trunk.transformer is not None
-    rows, divisible = resolved.batch // spec.train.accumulate, spec.model.trunk.transformer.dropout == 0.0
+    rows, divisible = resolved.batch // spec.train.parts, spec.model.trunk.transformer.dropout == 0.0
     runtime = choose_runtime(spec.train.precision, spec.train.threads, step).beside(rows, divisible)
     memory = _memory(project, data, runtime, resolved.language, rows)
-    limit, limit_source = _memory_limit(project, runtime.device)
+    limit, limit_source = memory_limit(project, runtime.device)
     quantize = spec.compress.quantize or "int8"
     disk = counting.disk_bytes(resolved.language, data.text, data.tokens, spec.train.keep_checkpoints, quantize, spec.train.copies)
     disk_free = shutil.disk_usage(_existing(store.root)).free
@@ -151,7 +151,7 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
         verdict or f"fits: {format_size(max(m.total for m in memory.values()))} of {format_size(limit)} memory", cure,
         energy if times else None, hours * spec.plan.price + energy * spec.plan.energy_price if times else None,
         spec.plan.currency, calibration, _assumptions(project, data, calibration, factors),
-        tuple({"key": d.key, "value": str(d.value), "reason": d.reason} for d in resolved.reasons),
+        tuple(d.as_dict() for d in resolved.reasons),
         _notes(project, data, work, calibration),
     )
 
@@ -191,7 +191,7 @@ def _memory(project: Project, data: DataSize, runtime: Runtime, shape: Shape, ro
     }
 
 
-def _memory_limit(project: Project, device: torch.device) -> tuple[int, str]:
+def memory_limit(project: Project, device: torch.device) -> tuple[int, str]:
     if project.spec.plan.memory is not None:
         return project.spec.plan.memory, "plan.memory"
     if device.type == "cuda":

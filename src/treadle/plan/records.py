@@ -23,7 +23,7 @@ from treadle.core.runtime import Runtime
 from treadle.data.loader import Examples
 from treadle.model.network import Network
 from treadle.optim.make import make_optimizer
-from treadle.plan.show import money, table
+from treadle.plan.show import chosen_lines, money, table
 from treadle.plan.times import machine
 from treadle.spec.units import format_count, format_duration, format_size, significant
 from treadle.store.artifacts import write_json
@@ -98,7 +98,7 @@ class RecordsPlan:
     money: float
     currency: str
     budget: str
-    derived: tuple[Mapping[str, str], ...]
+    derived: tuple[Mapping[str, Any], ...]
 
     @property
     def fits(self) -> bool:
@@ -146,7 +146,7 @@ class RecordsPlan:
             ["energy", f"{self.energy * 1000:.3g} Wh", ""],
             ["money", f"{money(self.money)} {self.currency}", ""],
         ]
-        return [f"{self.name}: {self.verdict}", "", *table(rows)]
+        return [f"{self.name}: {self.verdict}", "", *table(rows), *chosen_lines(self.derived)]
 
 
 def plan_records(project: Project, folder: Path, training: Training) -> RecordsPlan:
@@ -169,7 +169,7 @@ def plan_records(project: Project, folder: Path, training: Training) -> RecordsP
         spec.name, training.model.parameter_count, training.unit, training.per_epoch, batch, steps,
         steps * units / training.per_epoch, training.flops * units * steps, step, seconds, found.memory, limit, energy,
         seconds / 3600 * spec.plan.price + energy * spec.plan.energy_price, spec.plan.currency, str(budget),
-        tuple({"key": d.key, "value": str(d.value), "reason": d.reason} for d in resolved.reasons),
+        tuple(d.as_dict() for d in resolved.reasons),
     )
 
 

@@ -30,6 +30,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         ])
     else:
         lines += table([["budget", plan["budget"], ""]])
+    lines += chosen_lines(plan["derived"])
     lines += ["", f"stages (memory {plan['limit_source']}: {format_size(plan['memory_limit'])})"]
     rows = [["", "time", "peak memory", ""]]
     for stage in plan["stages"]:
@@ -46,6 +47,11 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     lines += table([[a["what"], a["value"], f"({a['source']})"] for a in plan["assumptions"]])
     lines += [f"note: {note}" for note in plan["notes"]]
     return lines
+
+
+def chosen_lines(derived: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that were measured, or follow from the memory, each with its reason."""
+    return [f"  {row['key']} {row['value']}: {row['reason']}" for row in derived if row["key"] == "accumulate" or row.get("curve")]
 
 
 def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:

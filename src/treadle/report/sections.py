@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from treadle.report import scorecards
+from treadle.report import scorecards, steering
 from treadle.report.charts import Series, both_widths, line_chart, paired_bars
 from treadle.report.facts import moment
 from treadle.report.fitting import WARNS, judge_fitting
@@ -104,6 +104,7 @@ def learning(facts: Facts) -> Html:
         _small(steps, unit, "learning_rate", "learning rate", 3),
         _small(steps, unit, "gradient_norm", "gradient norm before clipping", 4),
         _small(steps, unit, "tokens_per_second", f"{unit} per second", 5),
+        _small(steps, unit, "noise_scale", "gradient noise scale, in examples", 6),
     ]
     words = (
         f"{counts['steps']} steps, {format_count(counts['tokens'])} {unit} in {format_duration(counts['seconds'])}, "
@@ -114,13 +115,16 @@ def learning(facts: Facts) -> Html:
         words += f": {'under 1%' if share < 0.01 else f'{share:.0%}'} of the machine's measured matrix peak"
     if counts.get("stopped_early"):
         words += ". It stopped early, since the validation loss no longer fell; the weights of the lowest are kept"
+    if noise := steering.noise_words(counts, facts.model["config"].get("batch", 0), unit):
+        words += f". {noise}"
     if len(facts.trainings) > 1:
         words = f"This is the last of {len(facts.trainings)} rounds, the one that learned from feedback. {words}"
     note = "Faint: every step. Points: records that it learns from and the validation part, measured alike at the same moments."
     if not alike:
         note = "Faint: every step. Solid: its running mean. Points: the validation part."
     return join([
-        tag("p", words + "."), _fitting(facts), tag("figure", chart, tag("figcaption", note)), tag("div", *small, class_="row"),
+        tag("p", words + "."), _fitting(facts), steering.returns(counts), tag("figure", chart, tag("figcaption", note)),
+        tag("div", *small, class_="row"), steering.chosen(counts),
     ])
 
 

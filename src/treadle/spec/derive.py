@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from treadle.spec.figures import figures_of
 from treadle.spec.model import Model
@@ -27,6 +27,13 @@ class Derived:
     key: str
     value: object
     reason: str
+    curve: tuple[tuple[float, float], ...] = ()
+    """What was measured to choose it: (a value that was tried, what came of it)."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values, for people: the value as text."""
+        shown = {"key": self.key, "value": str(self.value), "reason": self.reason}
+        return shown | ({"curve": [list(point) for point in self.curve]} if self.curve else {})
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def derive(spec: ProjectSpec) -> Resolved:
         found.append((("train", "average"), "schedule_free keeps an average of its own: leave one of the two out"))
     if spec.train.schedule.plateau and not spec.train.validate_every:
         found.append((("train", "schedule"), "plateau goes by validation: give train.validate_every"))
-    if resolved.batch % spec.train.accumulate:
+    if resolved.batch % spec.train.parts:
         message = f"batch {resolved.batch} is not a multiple of accumulate {spec.train.accumulate}"
         found.append((("train", "batch"), message))
     if found:
@@ -166,9 +173,7 @@ def _language(spec: ProjectSpec) -> tuple[Resolved, Findings]:
     rate = 0.006 * (256 / shape.width) ** 0.5
     rate = _rate(rate, "0.006 at width 256, falling with its root", train, reasons)
     tokens = 512 * 2 ** min(8, (trunk.depth + 1) // 2)
-    parts = -(-max(1, tokens // shape.context) // train.accumulate)
-    why = f"{format_count(tokens)} tokens a step at this depth"
-    batch = reasons.pick("batch", train.batch, parts * train.accumulate, why)
+    batch = _batch(max(1, tokens // shape.context), f"{format_count(tokens)} tokens a step at this depth", train, reasons)
     horizon = Budget(TOKENS_PER_PARAMETER * shape.parameters, "tokens")
     why = f"{TOKENS_PER_PARAMETER} tokens per parameter (Hoffmann et al. 2022)"
     budget = reasons.pick("budget", train.budget, horizon, why)
@@ -187,7 +192,7 @@ def _general(spec: ProjectSpec) -> tuple[Resolved, Findings]:
         rate = rate * (256 / shape.width) ** 0.5
         found = _contradictions(shape)
     rate = _rate(rate, f"a good start for {kind}", train, reasons)
-    batch = reasons.pick("batch", train.batch, -(-batch // train.accumulate) * train.accumulate, f"a good start for {kind}")
+    batch = _batch(batch, f"a good start for {kind}", train, reasons)
     budget = reasons.pick("budget", train.budget, Budget(epochs, "epochs"), f"a good start for {kind}")
     if budget.unit == "tokens" and not spec.model.predicts_text:
         found.append((("train", "budget"), "records have no tokens: give steps, epochs or a time"))
@@ -198,7 +203,19 @@ def _rate(adamw: float, why: str, train: Train, reasons: Reasons) -> float:
     """The peak rate that is given, or that of the optimiser where ``adamw`` is a good one for AdamW."""
     share = train.optimizer.rate
     why += f", {share:g} times as much for {train.optimizer.kind}" if share != 1 else ""
-    return reasons.pick("learning_rate", train.learning_rate, round(adamw * share, 6), why)
+    return _open("learning_rate", train.learning_rate, round(adamw * share, 6), why, reasons)
+
+
+def _batch(rows: int, why: str, train: Train, reasons: Reasons) -> int:
+    """The size that is given, or ``rows`` made to fall into equal parts."""
+    return _open("batch", train.batch, -(-rows // train.parts) * train.parts, why, reasons)
+
+
+def _open(key: str, given: T | Literal["auto"] | None, value: T, why: str, reasons: Reasons) -> T:
+    """What is given, or ``value``: to the end, or until it is measured."""
+    if given == "auto":
+        given, why = None, f"until it is measured, before the run: {why}"
+    return reasons.pick(key, given, value, why)
 
 
 def _heads(width: int) -> int:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from treadle.spec import units
 
@@ -47,3 +57,16 @@ Budget = Annotated[
 Bound = Annotated[
     units.Bound, *_parsed(_once(units.parse_bound, units.Bound), "<= 2.0", ">= 50%"), PlainSerializer(str)
 ]
+
+_AUTO = Annotated[Literal["auto"], Tag("auto")]
+_by_kind = Discriminator(lambda value: "auto" if value == "auto" else "number")  # so that errors are of what was meant
+
+
+def _or_auto(schema: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [schema, {"const": "auto"}]})
+
+
+AutoRate = Annotated[
+    Annotated[float, Field(gt=0), Tag("number")] | _AUTO, _by_kind, _or_auto({"type": "number", "exclusiveMinimum": 0})
+]
+AutoCount = Annotated[Annotated[int, Field(ge=1), Tag("number")] | _AUTO, _by_kind, _or_auto({"type": "integer", "minimum": 1})]

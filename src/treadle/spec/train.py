@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from treadle.spec.fields import Budget, Count, Duration, Fraction, Section
+from treadle.spec.fields import AutoCount, AutoRate, Budget, Count, Duration, Fraction, Section
 from treadle.spec.optimizers import Adamw, Optimizer
 from treadle.spec.schedules import Average, Linear, Schedule
 
@@ -24,12 +24,13 @@ class Train(Section):
     budget: Budget | None = None
     """Steps, tokens, epochs or wall time; None: 20 tokens per parameter of a language model, else epochs by trunk. A wall-time run
     ends on time, so its number of steps depends on the machine; the others are repeated bit for bit."""
-    batch: int | None = Field(default=None, ge=1)
-    """Sequences per step, over all of ``accumulate``; None: by depth."""
-    accumulate: int = Field(default=1, ge=1)
-    """Parts that a step's batch is computed in, to save memory."""
-    learning_rate: float | None = Field(default=None, gt=0)
-    """Peak rate; None: by width."""
+    batch: AutoCount | None = None
+    """Examples per step, over all of ``accumulate``; None: by depth, or by trunk. ``auto``: the smallest that is nearly as fast per
+    example as any that fits into memory, as measured before the run."""
+    accumulate: int | None = Field(default=None, ge=1)
+    """Parts that a step's batch is computed in, to save memory; None: the fewest that fit."""
+    learning_rate: AutoRate | None = None
+    """Peak rate; None: by width, or by trunk. ``auto``: read off a range test on the run's own data (Smith 2017, section 3.3)."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Rate of each layer of a trunk that brings its weights, as a share of that of the layer above it; the heads have the full
     rate, the embeddings the lowest (Howard and Ruder 2018, section 3.2; Clark et al. 2020, table 7). 1: all alike."""
@@ -65,6 +66,11 @@ class Train(Section):
     threads: int | None = Field(default=None, ge=1)
     """Threads of the processor; None: one per core, no more than the environment's `OMP_NUM_THREADS`, or a single one where a
     step is too short to share. The result depends on it, so it is part of the run's identity."""
+
+    @property
+    def parts(self) -> int:
+        """Parts that a step's batch is computed in, as far as is known."""
+        return self.accumulate or 1
 
     @property
     def copies(self) -> int:

@@ -37,6 +37,8 @@ class Step:
     """Share of the budget that is used, 0 to 1."""
     spent: Mapping[str, float]
     """Seconds of it by what they went into: data, forward, backward, optimizer."""
+    noise_scale: float | None = None
+    """In examples; None where it is not known."""
 
 
 class Hook(Protocol):
@@ -72,15 +74,22 @@ class HistoryHook:
     """history.jsonl: one line per step and per validation."""
 
     def __init__(self, path: Path, keep_bytes: int) -> None:
-        path.touch()
-        os.truncate(path, keep_bytes)
+        self.path = path
         self.stream = path.open("a", encoding="utf-8")
+        self.cut(keep_bytes)
+
+    def cut(self, keep_bytes: int) -> None:
+        """Take back what stands behind the first ``keep_bytes``."""
+        self.stream.close()
+        os.truncate(self.path, keep_bytes)
+        self.stream = self.path.open("a", encoding="utf-8")
 
     def on_step(self, figures: Step) -> None:
+        also = {} if figures.noise_scale is None else {"noise_scale": round(figures.noise_scale, 1)}
         self._write(
             step=figures.step, tokens=figures.tokens, seconds=round(figures.seconds, 3), loss=figures.loss,
             learning_rate=figures.learning_rate, gradient_norm=figures.gradient_norm,
-            tokens_per_second=round(figures.tokens_per_second, 1),
+            tokens_per_second=round(figures.tokens_per_second, 1), **also,
         )
 
     def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
@@ -111,17 +120,19 @@ class TensorBoardHook:
     def __init__(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.writer = EventsWriter(str(folder / "events"), f".{step}")
-        if step:  # what an interrupted process wrote of later steps is done again
-            self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
-        self._written = -1
+        self._step, self._written = math.inf if step else 0, -1
 
     def on_step(self, figures: Step) -> None:
+        if figures.step <= self._step:  # what was written of this and later steps is done again
+            self._write(Event(step=figures.step, session_log=SessionLog(status=SessionLog.START)))
+        self._step = figures.step
         point = int(figures.progress * _POINTS)
         if point == self._written:
             return
         self._written = point
-        names = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
-        values = [Summary.Value(tag=f"train/{name}", simple_value=getattr(figures, name)) for name in names]
+        names = ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "noise_scale")
+        known = [(name, value) for name in names if (value := getattr(figures, name)) is not None]
+        values = [Summary.Value(tag=f"train/{name}", simple_value=value) for name, value in known]
         self._write(Event(step=figures.step, summary=Summary(value=values)))
 
     def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:

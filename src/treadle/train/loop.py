@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 from treadle.core.batch import Batch
-from treadle.core.errors import Interrupted, WorkError
+from treadle.core.errors import Interrupted
 from treadle.core.gradients import Gradients, Objective
+from treadle.core.progress import say
 from treadle.core.runtime import Runtime
 from treadle.data.loader import Examples
 from treadle.optim.average import WeightAverage
@@ -28,8 +29,18 @@ from treadle.optim.schedule import rate
 from treadle.spec.train import Train
 from treadle.spec.units import Budget
 from treadle.train.ahead import Ahead, Batches
-from treadle.train.checkpoint import BEST, Position, Remembering, load_checkpoint, save_checkpoint, save_weights
+from treadle.train.checkpoint import (
+    BEST,
+    Position,
+    Remembering,
+    load_checkpoint,
+    load_start,
+    save_checkpoint,
+    save_start,
+    save_weights,
+)
 from treadle.train.hooks import HistoryHook, Hook, Step
+from treadle.train.watch import Diverged
 
 
 class Trainable(Protocol):
@@ -88,17 +99,22 @@ class Loop:
 
     def resume(self) -> Position:
         """Make the optimiser, and go back to the newest whole checkpoint where there is one."""
-        s = self.settings
-        scales = self.model.layer_scales(s.layer_decay) if s.layer_decay < 1 else {}
-        self.optimizer = make_optimizer(self.model.named_parameters(), s, self.learning_rate, scales)
-        self.average = WeightAverage(self.model.state_dict().items(), s.average) if s.average else None
+        save_start(self.workspace, self.model)
+        self._start()
         self.position = load_checkpoint(self.workspace, self.model, self._remembering()) or Position()
         self.ahead = Ahead(self.batches)
-        self.gradients = Gradients(self.model, self.objective, self.runtime, s)
+        self.gradients = Gradients(self.model, self.objective, self.runtime, self.settings)
         self.history = HistoryHook(self.workspace / "history.jsonl", self.position.history_bytes)
         self.spent: defaultdict[str, float] = defaultdict(float)
         """Seconds of this process by what they went into."""
         return self.position
+
+    def _start(self) -> None:
+        """All that goes from step to step, as it is before the first."""
+        s = self.settings
+        scales = self.model.layer_scales(s.layer_decay) if s.layer_decay < 1 else {}
+        self.optimizer = make_optimizer(self.model.named_parameters(), s, self.learning_rate, scales)
+        self.average = WeightAverage(self.model.state_dict().items(), s.average) if s.average else None
 
     def close(self) -> None:
         """Let files and threads go."""
@@ -113,7 +129,11 @@ class Loop:
         saved = start
         with _interruptions() as stop:
             while self.horizon.progress(self.position) < 1.0 and not self._out_of_patience():
-                figures = self._step(start, before)
+                try:
+                    figures = self._step(start, before)
+                except Diverged as trouble:
+                    self._turn_back(trouble)
+                    continue
                 for hook in watchers:
                     hook.on_step(figures)
                 if self._validation_due():
@@ -172,16 +192,21 @@ class Loop:
         # Half a step on, so that neither the first nor the last step is spent at rate zero.
         ahead = progress + 0.5 * (1 / self.horizon.steps if self.horizon.steps else progress / max(position.step, 1))
         learning_rate = rate(ahead, self.learning_rate, settings.warmup, settings.final_rate, settings.schedule, position.falls)
+        learning_rate *= position.watch.rate(position.step)
         for group in self.optimizer.param_groups:
             group.lr = learning_rate * group.lr_scale
-        batch = self.ahead.batch_at(position.step, self.batch).to(self.runtime.device)
+        batch = self.ahead.batch_at(position.step + position.watch.offset(position.step), self.batch).to(self.runtime.device)
         given = time.perf_counter()
         found = self.gradients(batch)
         loss, computed = found.loss, time.perf_counter()
         norm = self.optimizer.update(settings.clip or None) if math.isfinite(loss) else math.nan
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            cure = f"lower train.learning_rate (is {self.learning_rate:g}) and run again: it goes on from the last checkpoint"
-            raise WorkError(f"the loss is {loss} and the gradient's norm {norm} at step {position.step + 1}", cure=cure)
+            words = f"at step {position.step + 1} the loss is {loss:.4g} and the gradient's norm {norm:.4g}"
+            data = batch.infinite
+            raise Diverged(words + ", of a batch that holds infinities" * data, finite=False, data=data)
+        position.watch.see(loss, position.step + 1)
+        if found.square is not None:
+            position.noise.update(found.square, batch.size // found.parts, norm**2, batch.size)
         position.step += 1
         if self.average:
             self.average.update(self.horizon.progress(position))
@@ -195,8 +220,22 @@ class Loop:
         position.loss = loss
         return Step(
             position.step, position.tokens, position.seconds, loss, learning_rate, norm, count / (now - begun),
-            min(1.0, self.horizon.progress(position)), parts,
+            min(1.0, self.horizon.progress(position)), parts, position.noise.value,
         )
+
+    def _turn_back(self, trouble: Diverged) -> None:
+        """Go on from a step before the trouble, with later batches: from a checkpoint that is early enough, or from the start."""
+        position = self.position
+        back = position.watch.turn_back(position.step, trouble, position.validated if self.settings.patience else 0)
+        say(back.words)
+        self.model.zero_grad(set_to_none=True)
+        found = load_checkpoint(self.workspace, self.model, self._remembering(), back.to)
+        if found is None:
+            found = load_start(self.workspace, self.model)
+            self._start()
+        found.watch.returns, found.seconds = position.watch.returns, position.seconds
+        self.position = found
+        self.history.cut(found.history_bytes)
 
     def _validation_due(self) -> bool:
         progress = self.horizon.progress(self.position)
@@ -213,6 +252,7 @@ class Loop:
         every = self.settings.validate_every
         self.position.validations = int(figures.progress / every + 1e-9) if every else 0
         self.position.validation_loss, self.position.train_loss_eval = loss, trained
+        self.position.validated = self.position.step
         for hook in watchers:
             hook.on_validation(figures, loss, trained)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ def watched_rows(held_out: Examples, units: int, settings: Train, batch: int) ->
 def first_round(project: Project, dataset: Artifact) -> Round:
     """Fresh weights on the dataset's train part."""
     spec, resolved = project.spec, project.resolved
+    settings = spec.train.model_copy(update={"accumulate": spec.train.parts})
     if dataset.counts.get("kind") == "records":
         schema = Schema.load(dataset.path)
         table, held_out = (open_table(dataset, schema, part, spec.seed) for part in ("train", "validation"))
@@ -111,7 +112,7 @@ def first_round(project: Project, dataset: Artifact) -> Round:
         known = np.sort(permutation(spec.seed, 0, table.records, 2)[: max(held_out.records, _FEW)])
         plain = Table.open(dataset.path, "train", list(schema.inputs), list(schema.targets), shuffle=False)
         return Round(
-            (dataset.id,), model, table, held_out, "answers", spec.train, resolved.budget, resolved.learning_rate, table.records,
+            (dataset.id,), model, table, held_out, "answers", settings, resolved.budget, resolved.learning_rate, table.records,
             held_out.records, resolved.reasons, Chosen(plain, known),
         )
     name, head = _names(project)
@@ -127,7 +128,7 @@ def first_round(project: Project, dataset: Artifact) -> Round:
     rows = min(watched_rows(watched, watched.tokens_per_epoch, spec.train, resolved.batch), windows.windows)
     objective = "next_token" if isinstance(text, LanguageModel) else "answers"
     return Round(
-        (dataset.id,), text, *seen, objective, spec.train, resolved.budget, resolved.learning_rate, windows.tokens_per_epoch,
+        (dataset.id,), text, *seen, objective, settings, resolved.budget, resolved.learning_rate, windows.tokens_per_epoch,
         watched.tokens_per_epoch, resolved.reasons, Chosen(as_it_is, np.arange(rows, dtype=np.int64)),
     )
 
@@ -274,8 +275,9 @@ def _run(
         "validation_loss": end.validation_loss, "train_loss_eval": end.train_loss_eval, "naive_loss": naive,
         "parameters": round.model.parameter_count, "tokens_per_second": significant(speed),
         "flops_share": significant(speed * flops / peak), "matrix_peak": peak, "peak_memory": peak_memory(),
+        "noise_scale": end.noise.value, "returns": [asdict(back) for back in end.watch.returns],
         "budget": str(round.budget), "resumed_at": resumed, "shape": shape,
-        "derived": [{"key": d.key, "value": str(d.value), "reason": d.reason} for d in round.reasons],
+        "derived": [d.as_dict() for d in round.reasons],
         "runtime": {
             "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads, "workers": runtime.workers,
             "reason": runtime.reason,
@@ -285,7 +287,7 @@ def _run(
 
 def round_runtime(project: Project, round: Round, flops: float) -> Runtime:
     """Where and how a round trains, of which one token or record takes ``flops``, as ``train_flops`` gives them."""
-    settings, rows = round.settings, project.resolved.batch // round.settings.accumulate
+    settings, rows = round.settings, project.resolved.batch // round.settings.parts
     runtime = choose_runtime(settings.precision, settings.threads, flops * rows * round.per_row)
     alone = round.objective == "next_token" and isinstance(round.model, LanguageModel) and round.model.dropout == 0.0
     return runtime.beside(rows, alone)

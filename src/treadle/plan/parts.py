@@ -1,0 +1,65 @@
+"""In how many parts a batch is computed, so that a training step fits into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from treadle.core.batch import Batch
+from treadle.plan.counting import PROGRAM, divisors, train_memory
+from treadle.spec.shape import Shape
+
+_FLOAT = 4
+_PASSING = 4
+"""Tensors as large as the largest that is kept, which a step holds beside those: gradients in passing, and what operations need
+while they run (measured on a mlp; of a recurrent net, whose largest tensor holds nearly all, it is twice too much)."""
+
+
+def fewest_parts(batch: int, limit: int, needs: Callable[[int], int]) -> int | None:
+    """The fewest equal parts of ``batch`` examples of which one at a time fits into ``limit`` bytes, where so many examples at once
+    need ``needs`` of them; None where a single one does not fit."""
+    return next((parts for parts in divisors(batch) if needs(batch // parts) <= limit), None)
+
+
+def language_needs(shape: Shape, dropout: float, precision: str, copies: int, workers: int = 1) -> Callable[[int], int]:
+    """Bytes of a training step by the number of sequences computed at once, by arithmetic."""
+
+    def needs(rows: int) -> int:
+        return train_memory(shape, rows, dropout, precision, copies, workers if rows % workers == 0 else 1).total
+
+    return needs
+
+
+def network_needs(model: Any, batch: Batch, copies: int) -> Callable[[int], int]:
+    """The same of any network: program, weights, gradients, ``copies`` numbers of each weight for the optimiser, and what
+    the backward pass needs of the forward pass, by what grows from two examples to ``batch``. The model is as it was."""
+    few = min(2, batch.size)  # a batch norm refuses one
+    less, more = (_kept_bytes(model, part) for part in (batch.take(torch.arange(few)), batch))
+    largest = max(set(more) - set(less), default=0)
+    each = max(0, sum(more) - sum(less)) / max(1, batch.size - few) + _PASSING * largest / batch.size
+    weights = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    always = PROGRAM + _FLOAT * (weights + (1 + copies) * trained) + max(0, sum(less) - int(few * each))
+    return lambda rows: int(always + each * rows)
+
+
+def _kept_bytes(model: Any, batch: Batch) -> list[int]:
+    """Size of each tensor that the backward pass needs of a forward pass, weights left out."""
+    fixed = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    saved: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in fixed:
+            saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    states = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    model.train()
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.loss(batch)
+    for name, tensor in model.named_buffers():  # what batch norms count
+        tensor.copy_(states[name])
+    return [tensor.untyped_storage().nbytes() for tensor in saved.values()]

@@ -1,0 +1,180 @@
+"""What a project's file leaves to memory or to measuring, as plain numbers: ``train.batch``, ``accumulate`` and ``learning_rate``.
+
+What was found is kept in the store's settled.json by all that it follows from: so plan and run agree, nothing is measured twice,
+and a run that was interrupted goes on as what it was, whatever else the machine has to do by then.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from treadle.core.progress import say
+from treadle.core.project import Project
+from treadle.core.runtime import choose_runtime
+from treadle.plan.estimate import memory_limit
+from treadle.plan.parts import fewest_parts, language_needs, network_needs
+from treadle.spec.units import format_count, format_size, significant
+from treadle.store.artifacts import Artifact, Store
+from treadle.store.kept import Kept
+from treadle.train import pace, range_test
+from treadle.train.objectives import OBJECTIVES
+from treadle.train.stage import Round, first_round, identity, round_runtime, train_flops
+
+FILE = "settled.json"
+_SPAN = 4
+"""A batch that is chosen is at most so many times smaller or larger than the one that follows from the size."""
+_PER_PASS = 20
+"""Steps that one pass over the data has at least, with a batch that is chosen."""
+_FEW = 8
+"""Examples by which memory is counted."""
+
+Needs = Callable[[int], int]
+"""Bytes of training by the number of examples that are computed at once."""
+
+
+def settle(project: Project, dataset: Callable[[], Artifact]) -> Project:
+    """``project`` with plain numbers, each with its reason. ``dataset`` is asked for where its examples are needed."""
+    train = project.spec.train
+    if train.accumulate is not None and "auto" not in (train.batch, train.learning_rate):
+        return project
+    needs = _needs(project, dataset)
+    limit = memory_limit(project, choose_runtime(train.precision, train.threads).device)[0]
+    if train.batch == "auto":
+        project = _settle_batch(project, dataset(), needs, limit)
+    if train.accumulate is None:
+        project = _settle_parts(project, needs, limit)
+    if train.learning_rate == "auto":
+        fits = needs(project.resolved.batch // project.spec.train.parts) <= limit
+        project = _settle_rate(project, dataset()) if fits else _by_rule(project, "learning_rate", project.resolved.learning_rate)
+    return project
+
+
+def _needs(project: Project, dataset: Callable[[], Artifact]) -> Needs:
+    spec, shape = project.spec, project.resolved.shape
+    if shape is not None:
+        assert spec.model.trunk.transformer is not None
+        dropout = spec.model.trunk.transformer.dropout
+        runtime = choose_runtime(spec.train.precision, spec.train.threads)
+        workers = runtime.beside(runtime.threads, dropout == 0.0).workers
+        return language_needs(shape, dropout, runtime.precision, spec.train.copies, workers)
+    made = first_round(project, dataset())
+    return network_needs(made.model, made.batches.batch_at(0, min(_FEW, project.resolved.batch)), spec.train.copies)
+
+
+def _settle_parts(project: Project, needs: Needs, limit: int) -> Project:
+    """The fewest parts of which each fits into memory; where a single example does not, the plan says what to do."""
+    batch, kept = project.resolved.batch, Kept(project.store / FILE)
+    follows = ["accumulate", identity(project), batch, project.spec.train.copies, project.spec.train.precision]
+    found = kept.find(follows)
+    if found is None or needs(batch // found["parts"]) > limit:
+        parts = fewest_parts(batch, limit, needs)
+        if parts in (None, 1):
+            return project
+        whole = f"{format_size(needs(batch))} of memory, and there is {format_size(limit)}"
+        found = {"parts": parts, "reason": f"a batch of {batch} at once needs {whole}; in parts its gradient is the same"}
+        kept.keep(follows, found)
+    _tell("accumulate", found["parts"], found["reason"])
+    return project.settled("accumulate", found["parts"], found["reason"])
+
+
+def _settle_batch(project: Project, dataset: Artifact, needs: Needs, limit: int) -> Project:
+    """The smallest that is nearly as fast per example as any that fits whole, within bounds that keep it learning well."""
+    usual, parts = project.resolved.batch, project.spec.train.parts
+    made = first_round(project, dataset)
+    kept, follows = Kept(project.store / FILE), ["batch", pace.VERSION, *_what_trains(project, made, dataset)]
+    found = kept.find(follows)
+    if found is None:
+        most, bound = _largest(project, made, dataset)
+        sizes = [size for size in _sizes(usual, parts) if needs(size // parts) <= limit]
+        if not sizes:
+            return _by_rule(project, "batch", usual)
+        sizes = [size for size in sizes if size <= max(most, sizes[0])]
+        curve = [(size, _pace(project, made, size)) for size in sizes]
+        reason = f"the smallest that is nearly as fast per example as any from {sizes[0]} to {sizes[-1]}, {bound}"
+        found = {"batch": pace.smallest_fast(curve), "curve": [[n, significant(s)] for n, s in curve], "reason": reason}
+        kept.keep(follows, found)
+    batch, rule = found["batch"], _reason(project, "learning_rate")
+    _tell("batch", batch, found["reason"])
+    rate = significant(project.resolved.learning_rate * math.sqrt(batch / usual))
+    settled = project.settled("batch", batch, found["reason"], tuple((n, s) for n, s in found["curve"]))
+    if project.spec.train.learning_rate is not None or batch == usual:
+        return settled
+    why = f"{rule}, for a batch of {usual}; times the root of {batch} / {usual} (Malladi et al. 2022)"
+    return settled.settled("learning_rate", rate, why)
+
+
+def _sizes(usual: int, parts: int) -> list[int]:
+    """Powers of two around the usual batch, as multiples of ``parts``."""
+    near = [usual / _SPAN * 2**power for power in range(2 * int(math.log2(_SPAN)) + 1)]
+    return sorted({max(1, round(size / parts)) * parts for size in near})
+
+
+def _largest(project: Project, made: Round, dataset: Artifact) -> tuple[int, str]:
+    """The largest batch that still learns well from each example, and what says so."""
+    bounds = [
+        (_SPAN * project.resolved.batch, f"at most {_SPAN} times the usual {project.resolved.batch}"),
+        (made.per_epoch // made.per_row // _PER_PASS, f"at most a {_PER_PASS}th of one pass over the data"),
+    ]
+    of = json.loads(json.dumps(identity(project)))
+    for model in reversed(Store(project.store).all()):
+        noise = model["counts"].get("noise_scale")
+        if model["kind"] == "model" and noise and model["parents"] == [dataset.id] and model["config"]["model"] == of:
+            words = f"at most the gradient noise scale of {model['id']}, {format_count(int(noise))}"
+            bounds.append((int(noise), words))
+            break
+    return min(bounds)
+
+
+def _pace(project: Project, made: Round, size: int) -> float:
+    trial = project.settled("batch", size, "tried")
+    runtime = round_runtime(trial, made, train_flops(made, size))
+    return pace.seconds_per_example(
+        made.model, OBJECTIVES[made.objective], made.batches.batch_at, made.settings, size, runtime,
+    )
+
+
+def _settle_rate(project: Project, dataset: Artifact) -> Project:
+    """From a range test on fresh weights, which are then thrown away."""
+    made, batch, rule = first_round(project, dataset), project.resolved.batch, project.resolved.learning_rate
+    runtime = round_runtime(project, made, train_flops(made, batch))
+    kept = Kept(project.store / FILE)
+    how = [runtime.device.type, runtime.precision, runtime.threads, runtime.workers]
+    follows = ["learning_rate", range_test.VERSION, *_what_trains(project, made, dataset), rule, *how]
+    found = kept.find(follows)
+    if found is None:
+        test = range_test.range_test(
+            made.model, OBJECTIVES[made.objective], lambda step: made.batches.batch_at(step, batch), made.settings, rule,
+            runtime, project.spec.seed,
+        )
+        reason = test.reason if test.rate else f"{test.reason}: {_reason(project, 'learning_rate')}"
+        found = {"rate": test.rate or rule, "reason": reason, "points": [list(point) for point in test.points]}
+        kept.keep(follows, found)
+    _tell("learning_rate", found["rate"], found["reason"])
+    return project.settled("learning_rate", found["rate"], found["reason"], tuple((x, y) for x, y in found["points"]))
+
+
+def _what_trains(project: Project, made: Round, dataset: Artifact) -> list[Any]:
+    """All that a training step follows from but the rate and the machine."""
+    keys = {"accumulate", "optimizer", "groups", "layer_decay", "clip", "weight_decay", "l1", "precision"}
+    settings = made.settings.model_dump(mode="json", include=keys)
+    return [identity(project), dataset.id, project.resolved.batch, settings, project.spec.seed]
+
+
+def _by_rule(project: Project, key: str, value: float) -> Project:
+    """Where there is not even the memory to measure."""
+    reason = f"not measured, since a step may not fit into memory: {_reason(project, key)}"
+    _tell(key, value, reason)
+    return project.settled(key, value, reason)
+
+
+def _reason(project: Project, key: str) -> str:
+    """Why it is what it is until it is measured."""
+    why = next(row.reason for row in project.resolved.reasons if row.key == key)
+    return why.rpartition("before the run: ")[2]
+
+
+def _tell(key: str, value: float, reason: str) -> None:
+    say(f"train.{key}: {value:g}, {reason}")

@@ -1,0 +1,222 @@
+"""Rates, batches and parts that are measured or follow from the memory: chosen once, told with reasons, then plain numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import treadle.settle
+from tiny import write_project
+from tiny_records import write_records_project
+from treadle.core.project import Project, load_project
+from treadle.pipeline import Workshop, build, plan
+from treadle.plan import calibrate
+from treadle.plan.estimate import Plan
+from treadle.report.page import write_report
+from treadle.store.artifacts import Artifact
+from treadle.train import pace, range_test
+from treadle.train.noise import NoiseScale
+from treadle.train.stage import first_round, train_model
+
+RATE = "train.learning_rate=auto"
+BATCH = "train.batch=auto"
+
+
+def reasons(project: Project) -> dict[str, str]:
+    return {row.key: row.reason for row in project.resolved.reasons}
+
+
+def trained(workshop: Workshop) -> Artifact:
+    dataset = workshop.prepared()[1]
+    project = workshop.settle()
+    return train_model(project, workshop.store, dataset, first_round(project, dataset))
+
+
+def settled(folder: Path, *overrides: str) -> Workshop:
+    workshop = Workshop.open(load_project(folder, overrides))
+    workshop.settle()
+    return workshop
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    write_records_project(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    write_project(tmp_path)
+    return tmp_path
+
+
+def test_a_measured_rate_is_kept_and_trains_as_if_it_were_given(records: Path, monkeypatch: pytest.MonkeyPatch):
+    workshop = settled(records, RATE)
+    rate = workshop.project.resolved.learning_rate
+    assert rate == workshop.project.spec.train.learning_rate
+    assert rate != 0.001  # which the trunk would give
+    assert "range test" in reasons(workshop.project)["learning_rate"]
+    model = trained(workshop)
+    assert model.config["learning_rate"] == model.config["train"]["learning_rate"] == rate
+    (row,) = [row for row in model.counts["derived"] if row["key"] == "learning_rate"]
+    assert len(row["curve"]) > 20
+    monkeypatch.setattr(range_test, "range_test", None)  # a second test would fail
+    assert settled(records, RATE).project.resolved.learning_rate == rate
+    assert trained(settled(records, f"train.learning_rate={rate!r}")).id == model.id
+
+
+@pytest.mark.parametrize(
+    "change", ["train.batch=8", "train.optimizer=lion", "seed=1", "model.trunk.mlp.width=32", "train.clip=0.1"]
+)
+def test_what_the_rate_follows_from_measures_it_anew(records: Path, monkeypatch: pytest.MonkeyPatch, change: str):
+    settled(records, RATE)
+    tests = []
+    real = range_test.range_test
+    monkeypatch.setattr(range_test, "range_test", lambda *given: tests.append(1) or real(*given))
+    settled(records, RATE, "train.budget=3 epochs", "train.schedule=cosine")
+    assert not tests
+    settled(records, RATE, change)
+    assert tests
+
+
+def test_without_auto_the_rule_stays_and_nothing_is_measured(records: Path):
+    text = (records / "treadle.yaml").read_text().replace("learning_rate: 0.01, ", "")
+    (records / "treadle.yaml").write_text(text)
+    workshop = settled(records)
+    assert workshop.project.resolved.learning_rate == 0.001
+    assert not (workshop.store.root / treadle.settle.FILE).exists()
+
+
+def test_a_language_model_too_and_the_plan_says_so(text: Path):
+    workshop = Workshop.open(load_project(text, [RATE]))
+    made = plan(workshop)
+    assert isinstance(made, Plan)
+    assert any("learning_rate" in line and "range test" in line for line in made.lines())
+    assert 1e-4 < workshop.project.resolved.learning_rate < 0.5
+    again = Workshop.open(load_project(text, [RATE]))
+    again.settle()
+    assert again.project.resolved == workshop.project.resolved
+
+
+def paced(monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> list[int]:
+    """Times as on a machine of one's choice; gives the sizes that are asked for."""
+    asked: list[int] = []
+
+    def found(model: object, objective: object, batch_at: object, settings: object, batch: int, runtime: object) -> float:
+        asked.append(batch)
+        return seconds[batch]
+
+    monkeypatch.setattr(pace, "seconds_per_example", found)
+    return asked
+
+
+SECONDS = {32: 1.0, 64: 0.5, 128: 0.47, 256: 0.46, 512: 0.40}
+
+
+@pytest.mark.parametrize(
+    ("steps", "tried", "batch"), [(2, [32, 64, 128], 64), (20, [32], 32), (0.2, [32, 64, 128, 256, 512], 512)], ids=str
+)
+def test_the_batch_is_the_smallest_that_is_nearly_as_fast(
+    records: Path, monkeypatch: pytest.MonkeyPatch, steps: float, tried: list[int], batch: int
+):
+    """The usual batch is 128, and a pass over some 270 records has so many steps at least."""
+    asked = paced(monkeypatch, SECONDS)
+    monkeypatch.setattr(treadle.settle, "_PER_PASS", steps)
+    project = settled(records, BATCH).project
+    assert asked == tried
+    assert project.resolved.batch == project.spec.train.batch == batch
+    (row,) = [row for row in project.resolved.reasons if row.key == "batch"]
+    assert row.curve == tuple((size, SECONDS[size]) for size in tried)
+    asked.clear()
+    assert settled(records, BATCH).project.resolved.batch == batch
+    assert not asked
+
+
+def test_a_rate_by_rule_follows_the_chosen_batch_and_a_given_one_does_not(records: Path, monkeypatch: pytest.MonkeyPatch):
+    paced(monkeypatch, SECONDS)
+    assert settled(records, BATCH).project.resolved.learning_rate == 0.01
+    text = (records / "treadle.yaml").read_text().replace("learning_rate: 0.01, ", "")
+    (records / "treadle.yaml").write_text(text)
+    project = settled(records, BATCH).project
+    assert project.resolved.batch == 32
+    assert project.resolved.learning_rate == pytest.approx(0.001 * (32 / 128) ** 0.5)
+    assert "Malladi" in reasons(project)["learning_rate"]
+
+
+def test_a_known_noise_scale_bounds_the_batch(records: Path, monkeypatch: pytest.MonkeyPatch):
+    paced(monkeypatch, SECONDS)
+    monkeypatch.setattr(treadle.settle, "_PER_PASS", 1)
+    monkeypatch.setattr(NoiseScale, "value", 70.0)
+    trained(settled(records))
+    project = settled(records, BATCH, "train.learning_rate=0.02").project
+    assert project.resolved.batch == 64
+    assert "noise scale of model-" in reasons(project)["batch"]
+
+
+def test_only_batches_that_fit_into_memory_are_tried(records: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = paced(monkeypatch, SECONDS)
+    monkeypatch.setattr(treadle.settle, "_PER_PASS", 0.2)
+    workshop = Workshop.open(load_project(records))
+    needs = treadle.settle._needs(workshop.project, lambda: workshop.prepared()[1])
+    settled(records, BATCH, f"plan.memory={needs(64)}")
+    assert asked == [32, 64]
+    asked.clear()
+    project = settled(records, BATCH, "seed=1", f"plan.memory={needs(1) - 1000}").project
+    assert (asked, project.resolved.batch) == ([], 128)
+    assert "may not fit" in reasons(project)["batch"]
+
+
+def test_a_real_measurement_gives_a_batch_that_runs(text: Path):
+    workshop = settled(text, BATCH, RATE, "train.budget=3 steps")
+    train = workshop.project.spec.train
+    assert train.batch in {4, 8, 16, 32, 64, 128, 256}
+    assert isinstance(train.learning_rate, float)
+    model = trained(workshop)
+    assert model.config["batch"] == train.batch
+    assert model.counts["tokens"] == 3 * int(train.batch) * 32
+
+
+@pytest.mark.parametrize("kind", ["text", "records"])
+def test_parts_follow_from_the_memory_and_are_kept(kind: str, request: pytest.FixtureRequest):
+    folder = request.getfixturevalue(kind)
+    workshop = Workshop.open(load_project(folder, ["train.batch=64"]))
+    needs = treadle.settle._needs(workshop.project, lambda: workshop.prepared()[1])
+    short, long = f"plan.memory={(needs(16) + needs(32)) // 2}", f"plan.memory={2 * needs(64)}"
+    assert settled(folder, "train.batch=64", long).project.spec.train.accumulate is None
+    project = settled(folder, "train.batch=64", short).project
+    assert project.spec.train.accumulate == 4
+    assert "64 at once needs" in reasons(project)["accumulate"]
+    assert settled(folder, "train.batch=64", long).project.spec.train.accumulate == 4  # an interrupted run stays what it was
+    assert settled(folder, "train.batch=64", "train.accumulate=1", short).project.spec.train.accumulate == 1
+    smaller = f"plan.memory={needs(8)}"
+    assert settled(folder, "train.batch=64", smaller).project.spec.train.accumulate == 8
+    none = settled(folder, "train.batch=64", "seed=3", f"plan.memory={needs(1) - 1000}").project
+    assert none.spec.train.accumulate is None
+
+
+def test_what_fits_in_parts_is_planned_and_trained_in_them(text: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(calibrate, "_SECONDS", 0.0)
+    given = ("train.batch=512", "model.trunk.transformer.width=64", "plan.memory=450 MB", "train.budget=2 steps")
+    workshop = Workshop.open(load_project(text, given))
+    made = plan(workshop)
+    assert made is not None
+    assert made.fits
+    parts = workshop.project.spec.train.parts
+    assert parts > 1
+    assert any(line.strip().startswith(f"accumulate {parts}: ") for line in made.lines())
+    model = trained(workshop)
+    assert model.config["train"]["accumulate"] == parts
+    assert model.counts["noise_scale"] is None  # of two steps
+
+
+def test_parts_of_one_are_the_model_that_it_was(records: Path):
+    assert trained(settled(records)).id == trained(settled(records, "train.accumulate=1")).id
+
+
+def test_the_report_shows_curves_and_ways_back(records: Path):
+    workshop = Workshop.open(load_project(records, [RATE]))
+    build(workshop, None)
+    page = write_report(workshop.project, workshop.store, workshop.ledger).read_text()
+    assert "range test of the learning rate" in page
+    assert "left its course" not in page
