@@ -13,9 +13,9 @@ from treadle.plan.counting import PROGRAM, divisors, train_memory
 from treadle.spec.shape import Shape
 
 _FLOAT = 4
-_PASSING = 4
-"""Tensors as large as the largest that is kept, which a step holds beside those: gradients in passing, and what operations need
-while they run (measured on a mlp; of a recurrent net, whose largest tensor holds nearly all, it is twice too much)."""
+_PASSING, _MOST = 8, 4
+"""Tensors as large as the largest that is kept, which a step holds beside those, up to so many times all that are kept: gradients
+in passing, what operations need while they run, and gaps between what was freed. On the safe side: measured were 3 to 8."""
 
 
 def fewest_parts(batch: int, limit: int, needs: Callable[[int], int]) -> int | None:
@@ -39,7 +39,8 @@ def network_needs(model: Any, batch: Batch, copies: int) -> Callable[[int], int]
     few = min(2, batch.size)  # a batch norm refuses one
     less, more = (_kept_bytes(model, part) for part in (batch.take(torch.arange(few)), batch))
     largest = max(set(more) - set(less), default=0)
-    each = max(0, sum(more) - sum(less)) / max(1, batch.size - few) + _PASSING * largest / batch.size
+    each = max(0, sum(more) - sum(less)) / max(1, batch.size - few)
+    each += min(_PASSING * largest / batch.size, _MOST * each)
     weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     always = PROGRAM + _FLOAT * (weights + (1 + copies) * trained) + max(0, sum(less) - int(few * each))
