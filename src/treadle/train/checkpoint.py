@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +37,8 @@ class Position:
     tokens: int = 0
     seconds: float = 0.0
     """Training time so far, over all interruptions."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Seconds of it by what they went into: data, forward, backward, optimizer, validation, checkpoints; the rest is other."""
     validations: int = 0
     validation_loss: float | None = None
     train_loss_eval: float | None = None

@@ -6,7 +6,6 @@ import contextlib
 import math
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +95,6 @@ class Loop:
         self.ahead = Ahead(self.batches)
         self.gradients = Gradients(self.model, self.objective, self.runtime, s)
         self.history = HistoryHook(self.workspace / "history.jsonl", self.position.history_bytes)
-        self.spent: defaultdict[str, float] = defaultdict(float)
-        """Seconds of this process by what they went into."""
         return self.position
 
     def close(self) -> None:
@@ -163,7 +160,10 @@ class Loop:
         begun = time.perf_counter()
         self.position.history_bytes = self.history.size()
         save_checkpoint(self.workspace, self.model, self._remembering(), self.position, self.settings.keep_checkpoints)
-        self.spent["checkpoints"] += time.perf_counter() - begun
+        self._spend("checkpoints", time.perf_counter() - begun)
+
+    def _spend(self, what: str, seconds: float) -> None:
+        self.position.spent[what] = self.position.spent.get(what, 0.0) + seconds
 
     def _step(self, start: float, before: float) -> Step:
         position, settings = self.position, self.settings
@@ -188,7 +188,7 @@ class Loop:
         now = time.perf_counter()
         parts = {"data": given - begun, "forward": found.forward, "backward": found.backward, "optimizer": now - computed}
         for name, seconds in parts.items():
-            self.spent[name] += seconds
+            self._spend(name, seconds)
         count = batch.positions if self.unit == "tokens" else batch.size
         position.tokens += count
         position.seconds = before + now - start
@@ -204,17 +204,18 @@ class Loop:
         return progress >= 1.0 or (self.settings.validate_every > 0 and progress >= due)
 
     def _validate(self, figures: Step, watchers: Sequence[Hook]) -> None:
+        """Watchers see the model as it would be kept."""
         begun = time.perf_counter()
         with self._for_use():
             loss = self.validate(self.model)
             trained = self.validate_train(self.model) if self.validate_train else None
             self._compare(loss)
-        self.spent["validation"] += time.perf_counter() - begun
-        every = self.settings.validate_every
-        self.position.validations = int(figures.progress / every + 1e-9) if every else 0
-        self.position.validation_loss, self.position.train_loss_eval = loss, trained
-        for hook in watchers:
-            hook.on_validation(figures, loss, trained)
+            every = self.settings.validate_every
+            self.position.validations = int(figures.progress / every + 1e-9) if every else 0
+            self.position.validation_loss, self.position.train_loss_eval = loss, trained
+            for hook in watchers:
+                hook.on_validation(figures, loss, trained)
+        self._spend("validation", time.perf_counter() - begun)
 
     def _compare(self, loss: float) -> None:
         """Count how often in a row the lowest validation loss was not reached; keep its weights, or lower the rate, as asked."""
