@@ -37,7 +37,7 @@ def test_shares_add_up_and_the_rest_is_other() -> None:
 
 @pytest.mark.parametrize(("part", "seconds", "said"), [
     ("data", 40.0, "augment"), ("optimizer", 60.0, "train.batch"), ("validation", 60.0, "train.validate_every"),
-    ("checkpoints", 20.0, "train.checkpoint_every"),
+    ("checkpoints", 20.0, "train.checkpoint_every"), ("boards", 20.0, "train.log_to"),
 ])
 def test_a_part_that_takes_much_has_its_cure(part: str, seconds: float, said: str) -> None:
     (words,) = judge_spending(counts(**{part: seconds}))["advice"]

@@ -11,6 +11,7 @@ from treadle.report.html import Html, join, tag
 
 CHAR = 7.1
 """Width of a character of the charts' 12-pixel type, about."""
+_BOLD = 8.0
 _POINTS = 300
 """A line of more points is drawn as the means of as many stretches."""
 
@@ -46,7 +47,7 @@ def line_chart(
     xs, ys = ([point[i] for s in series for point in s.points] for i in (0, 1))
     ys += [level[1]] if level else []
     named = [s for s in series if s.name]
-    label_width = max((len(s.name) for s in named), default=0) * CHAR + (14 if named else 10)
+    label_width = max((len(s.name) for s in named), default=0) * _BOLD + (14 if named else 10)
     y_ticks = ticks(min(0.0, *ys) if zero else min(ys), max(ys), max(3, height // 55))
     x_ticks = ticks(min(xs), max(xs), max(3, int(width / 130)))
     show_x, show_y = x_text or number, y_text or number

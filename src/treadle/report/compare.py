@@ -15,7 +15,7 @@ import treadle
 from treadle.core.project import Project
 from treadle.report.charts import Series, both_widths, line_chart, number, smooth, thin
 from treadle.report.facts import moment
-from treadle.report.html import Html, join, table, tag
+from treadle.report.html import Html, join, keyed, table, tag
 from treadle.report.page import document, write_page
 from treadle.report.runs import Run, differences, find_runs
 from treadle.report.spending import judge_spending
@@ -83,7 +83,7 @@ def _notes(runs: Sequence[Run]) -> list[str]:
 def _page(runs: Sequence[Run]) -> str:
     title = " · ".join(run.label for run in runs)
     rows = [
-        [join([tag("i", class_=f"key b{colour}"), run.label]), run.project.spec.name, tag("code", run.model["id"]),
+        [keyed(run.label, colour), run.project.spec.name, tag("code", run.model["id"]),
          moment(run.model["created"])]
         for colour, run in enumerate(runs, 1)
     ]
@@ -165,7 +165,7 @@ def _costs(runs: Sequence[Run]) -> Html:
         ["energy", *(f"{one['energy_kwh'] * 1000:.3g} Wh" for one in found)],
         ["money", *(f"{one['money']:.2g} {one['currency']}" for one in found)],
         ["validation loss", *(_loss(one["validation_loss"]) for one in found)],
-        ["the lowest", *(_loss(one["best_validation_loss"]) for one in found)],
+        ["lowest validation loss", *(_loss(one["best_validation_loss"]) for one in found)],
     ]
     rows += [[f"{part}, share of the time", *(_share(one["spent"].get(part)) for one in found)] for part in parts]
     note = "Energy and money by the prices of each project's 'plan:'."

@@ -65,5 +65,10 @@ def picture(png: bytes, alt: str, note: str) -> Html:
     return tag("figure", tag("img", src=source, alt=alt, class_="sheet"), tag("figcaption", note))
 
 
+def keyed(name: str, colour: int) -> Html:
+    """A name after the colour that it has in a chart, on one line."""
+    return tag("span", tag("i", class_=f"key b{colour}"), name, class_="date")
+
+
 def _short(value: object) -> object:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value

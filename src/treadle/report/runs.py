@@ -55,6 +55,9 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """All that it follows from, by names with dots: its own, its data's, the machine's."""
         found = flat(self.model["config"])
+        for known in ("budget", "batch", "learning_rate"):  # as it was chosen or derived, whatever was given
+            if known in found:
+                found.pop(f"train.{known}", None)
         for id in [self.dataset, *self.manifests.get(self.dataset, {"parents": []})["parents"]]:
             if id in self.manifests:
                 found |= flat(self.manifests[id]["config"], "data.")
@@ -113,7 +116,7 @@ def _find(project: Project | None, name: str) -> Run:
         cure = f"models: {', '.join(known)}" if known else "'treadle run' makes the first"
         raise UserError(f"{len(fitting) or 'no'} models are named {name!r}", cure=cure)
     id = name if name in fitting else fitting[0]
-    return _run("-".join((id.partition("-")[0], id.partition("-")[2][:6])), project, manifests, id)
+    return _run(id.partition("-")[2][:8], project, manifests, id)
 
 
 def _of_folder(project: Project, name: str) -> Run:

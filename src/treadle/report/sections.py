@@ -9,7 +9,7 @@ from treadle.report.charts import Series, both_widths, line_chart, paired_bars, 
 from treadle.report.facts import moment
 from treadle.report.fitting import WARNS, judge_fitting
 from treadle.report.gather import Facts, Manifest
-from treadle.report.html import Html, join, picture, table, tag
+from treadle.report.html import Html, join, keyed, picture, table, tag
 from treadle.report.scorecards import glance
 from treadle.report.spending import judge_spending, operation_rows, profile_words
 from treadle.spec.units import format_count, format_duration, format_size
@@ -17,7 +17,8 @@ from treadle.spec.units import format_count, format_duration, format_size
 _PARTS = (
     ("data", 5, "making batches"), ("forward", 1, "from a batch to its loss"), ("backward", 2, "from the loss to gradients"),
     ("optimizer", 3, "from gradients to new weights"), ("validation", 4, "losses of held-out examples, and samples"),
-    ("checkpoints", 6, "writing what a stopped run goes on from"), ("other", 6, "the loop, its boards, other work of the machine"),
+    ("checkpoints", 6, "writing what a stopped run goes on from"), ("boards", 6, "the history, boards, trackers and the profiler"),
+    ("other", 6, "the loop, and what else the machine did"),
 )
 """Of a training's time: name, colour, meaning."""
 
@@ -208,7 +209,7 @@ def time(facts: Facts) -> Html:
     sizes = [(name, seconds[name], colour) for name, colour, _ in told]
     bar = both_widths(lambda width: stacked_bar(sizes, "Training time", width, format_duration))
     rows = [
-        [join([tag("i", class_=f"key b{colour}"), name]), format_duration(seconds[name]), f"{shares[name]:.1%}", meaning]
+        [keyed(name, colour), format_duration(seconds[name]), f"{shares[name]:.1%}", meaning]
         for name, colour, meaning in told
     ]
     parts = [tag("figure", bar), table(["part", "time", "share", "is"], rows, numeric=(1, 2))]

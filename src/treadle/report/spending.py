@@ -13,6 +13,7 @@ _MUCH = (
                        "train.optimizer that remembers less"),
     ("validation", 0.25, "validation takes {}: raise train.validate_every, or lower train.validate_tokens"),
     ("checkpoints", 0.1, "writing checkpoints takes {}: raise train.checkpoint_every"),
+    ("boards", 0.1, "those who watch take {}: leave out train.profile and train.log_to"),
 )
 _WORTH = 30.0  # seconds of a training; in a shorter one no part is worth saving
 _SMALL = 20e-6  # seconds of an operation of which its start is a good part

@@ -111,8 +111,10 @@ class Loop:
         with _interruptions() as stop:
             while self.horizon.progress(self.position) < 1.0 and not self._out_of_patience():
                 figures = self._step(start, before)
+                told = time.perf_counter()
                 for hook in watchers:
                     hook.on_step(figures)
+                self._spend("boards", time.perf_counter() - told)
                 if self._validation_due():
                     self._validate(figures, watchers)
                     self.position.seconds = before + time.perf_counter() - start

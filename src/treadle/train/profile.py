@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class ProfileHook:
 
     def _begin(self) -> None:
         device = [ProfilerActivity.CUDA] if self.runtime.device.type == "cuda" else []
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells the terminal of its own start and end
         self._recorder, self._left, self._seconds = profile(activities=[ProfilerActivity.CPU, *device]), STEPS, 0.0
         self._recorder.start()
 

@@ -15,22 +15,22 @@ class Wandb(Tracker):
     name = "wandb"
 
     def begin(self, earlier: str | None) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb
-
         told = self.told
         folder = told.folder / "wandb"
+        for key, value in {"ERROR_REPORTING": "false", "CACHE_DIR": str(folder / "cache"), "DATA_DIR": str(folder / "data")}.items():
+            os.environ.setdefault(f"WANDB_{key}", value)
+        import wandb
+
         folder.mkdir(parents=True, exist_ok=True)
         quiet = wandb.Settings(
             console="off", silent=True, disable_git=True, disable_code=True, save_code=False, x_disable_stats=True,
             x_disable_machine_info=True,
         )
-        id = earlier or wandb.util.generate_id()
         self.run: Any = wandb.init(
-            project=told.project, name=told.run, id=id, resume="allow" if earlier else None, config=dict(told.settings),
+            project=told.project, name=told.run, id=earlier, resume="allow" if earlier else None, config=dict(told.settings),
             dir=str(folder), mode=os.environ.get("WANDB_MODE", "offline"), settings=quiet,
         )
-        self.remember(id)
+        self.remember(str(self.run.id))
 
     def send(self, figures: Mapping[str, float], step: int) -> None:
         self.run.log(dict(figures), step=step)
