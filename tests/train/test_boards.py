@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -20,10 +22,14 @@ from treadle.data.shards import END_ID
 from treadle.data.tokenizer import decode, load_tokenizer
 from treadle.model.generate import generate
 from treadle.model.hub import load_model
+from treadle.model.network import load_network
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
+from treadle.report.page import write_report
 from treadle.report.watch import Watcher
+from treadle.spec.units import format_figure
 from treadle.store.artifacts import Artifact, Store
+from treadle.store.ledger import Ledger
 from treadle.train.hooks import Step
 from treadle.train.samples import TOKENS, contact_sheet
 from treadle.train.stage import first_round, train_model
@@ -166,8 +172,24 @@ def test_pictures_of_the_first_batch_and_the_most_wrong(tmp_path: Path):
     batch = first_round(project, dataset).batches.batch_at(0, 10)
     sheet = np.asarray(contact_sheet(batch.inputs["photo"].numpy()))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(first.encoded_image_string))), sheet)
+    network, held_out = load_network(model.path), first_round(project, dataset).held_out
+    whole = held_out.rows(np.arange(held_out.records, dtype=np.int64))
+    with torch.no_grad():
+        losses = network.losses(network(whole), whole)["shade"]
+        said = network(whole)["shade"].argmax(-1)
+    order = losses.argsort(descending=True, stable=True)[:16]
+    names = ("dark", "light")
+    right = whole.targets["shade"]
+    captions = [
+        [f"says {names[said[n]]}", f"is {names[right[n]]}", f"loss {format_figure(float(losses[n]), 3)}"] for n in order
+    ]
+    assert captions[0][0][5:] != captions[0][1][3:]  # one of those that lie in the wrong folder
+    sheet = np.asarray(contact_sheet(whole.inputs["photo"][order].numpy(), captions))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(wrong.encoded_image_string))), sheet)
     assert wrong.step == model.counts["steps"]
-    assert (wrong.height, wrong.width) == Image.open(io.BytesIO(wrong.encoded_image_string)).size[::-1]
+    assert np.array_equal(np.asarray(Image.open(model.path / "most_wrong.photo.png")), sheet)
+    page = write_report(project, Store(project.store), Ledger(project.store)).read_text()
+    assert base64.b64encode((model.path / "most_wrong.photo.png").read_bytes()).decode() in page
 
 
 def test_a_tracker_that_is_not_installed_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

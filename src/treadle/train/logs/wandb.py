@@ -17,7 +17,8 @@ class Wandb(Tracker):
     def begin(self, earlier: str | None) -> None:
         told = self.told
         folder = told.folder / "wandb"
-        for key, value in {"ERROR_REPORTING": "false", "CACHE_DIR": str(folder / "cache"), "DATA_DIR": str(folder / "data")}.items():
+        kept = {"CACHE_DIR": str(folder / "cache"), "DATA_DIR": str(folder / "data")}
+        for key, value in {"ERROR_REPORTING": "false", **kept}.items():
             os.environ.setdefault(f"WANDB_{key}", value)
         import wandb
 
