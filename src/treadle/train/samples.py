@@ -24,7 +24,7 @@ from treadle.data.shards import END_ID
 from treadle.data.targets.base import Target
 from treadle.data.targets.scalar import BinaryTarget, ClassTarget, NumberTarget
 from treadle.data.tokenizer import decode
-from treadle.model.generate import TextModel, generate
+from treadle.model.generate import TextModel, generate, generation_threads
 from treadle.model.network import Network
 from treadle.spec.stages import Sample
 from treadle.spec.units import format_figure
@@ -54,8 +54,12 @@ class TextSamples:
         if next(model.parameters()).device.type != "cpu":  # generation works there
             model = copy.deepcopy(model).to("cpu")
         model.eval()
-        count = min(TOKENS, self.wanted.tokens)
-        answer = generate(model, self.ids, count, temperature=self.wanted.temperature, seed=self.seed, end=END_ID)
+        count, threads = min(TOKENS, self.wanted.tokens), torch.get_num_threads()
+        torch.set_num_threads(generation_threads(model))
+        try:
+            answer = list(generate(model, self.ids, count, self.wanted.temperature, seed=self.seed, end=END_ID))
+        finally:
+            torch.set_num_threads(threads)
         self.board.text("sample", self.prompt + decode(self.tokenizer, answer), figures.step)
 
 
