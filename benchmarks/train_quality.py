@@ -101,7 +101,7 @@ def treadle(settings: Settings, data: Path, seed: int) -> Curve:
         rows = (len(held_out) - 1) // settings.context
 
         def validate(model: torch.nn.Module) -> float:
-            seconds = time.perf_counter() - start - loop.spent["validation"]
+            seconds = time.perf_counter() - start - loop.position.spent.get("validation", 0.0)
             loss = mean_loss(model, watched, 128, rows, runtime)
             curve.append((seconds, loss))
             return loss

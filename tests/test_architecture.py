@@ -35,12 +35,13 @@ RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 # Within model/: these parts see only layers beside what lies below model; model.py and its neighbours bring them together.
 PARTS = {"inputs": {"inputs", "layers"}, "trunks": {"trunks", "layers"}, "heads": {"heads", "layers"}, "layers": {"layers"}}
 # 6 to 17 s each, so only where they are used.
-HEAVY = {"transformers", "torchao", "ray", "opacus", "trl", "peft", "accelerate", "datasets"}
+HEAVY = {"mlflow", "wandb", "transformers", "torchao", "ray", "opacus", "trl", "peft", "accelerate", "datasets"}
 PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 # These answer at once or run where torch is not wanted: help, check, schema, the counting half of plan, the store.
 TORCH_FREE = (
     "cli", "check", "scaffold", "show", "starter", "spec.load", "core.errors", "core.machine", "core.progress", "core.project",
     "core.registry", "store.artifacts", "store.ledger", "plan.counting", "data.record", "data.schema",
+    "report.watch", "report.compare",
 )
 
 

@@ -24,6 +24,7 @@ _MODULES = {
     "pipeline": "treadle.pipeline", "predict": "treadle.serve.file", "serve": "treadle.serve.server",
     "trace": "treadle.report.trace",
     "report": "treadle.report.page", "ledger": "treadle.store.ledger", "artifacts": "treadle.store.artifacts",
+    "watch": "treadle.report.watch", "compare": "treadle.report.compare",
     "show": "treadle.show", "tune": "treadle.tune", "plan": "treadle.plan.estimate",
 }
 
@@ -260,6 +261,35 @@ def report(
         project = _project(file, None)
         path = _use("report").write_report(project, _use("artifacts").Store(project.store), _ledger(project), out)
         output.give({"path": str(path)}, [f"wrote {path}"])
+
+
+@app.command()
+def watch(
+    file: File = _HERE, json: Json = False,
+    once: Annotated[bool, typer.Option("--once", help="One frame, for scripts; so too where no terminal is.")] = False,
+) -> None:
+    """Draw the curves of the training that is going on, from another terminal; or say what became of the last one."""
+    with _command(json) as output:
+        project, watch = _project(file, None), _use("watch")
+        name = project.spec.name
+        if once or json or not sys.stdout.isatty():
+            seen = watch.Watcher(project.store).look()
+            output.give(seen.as_dict(), seen.lines(name, watch.frame_width()))
+        else:
+            output.give({}, watch.after(watch.follow(project.store, name)))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Versions (v1), models' ids, or folders of projects; the first is what the rest "
+                                                   "are held against.")],
+    file: File = _HERE, json: Json = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write it; default: compare.html in the store.")] = None,
+) -> None:
+    """Lay the curves of several models over each other in one HTML page, with the settings that differ, figures, time and cost."""
+    with _command(json) as output:
+        document = _use("compare").compare(_project(file, None) if file.exists() else None, runs, out).as_dict()
+        output.give(document, _use("show").compared(document))
 
 
 @key_app.command("add")

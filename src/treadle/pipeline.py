@@ -28,6 +28,7 @@ from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset, make_table
 from treadle.report.fitting import judge_fitting
 from treadle.report.gather import read_history
+from treadle.report.spending import judge_spending
 from treadle.settle import settle
 from treadle.spec.project import ProjectSpec
 from treadle.spec.units import format_figure
@@ -84,6 +85,8 @@ class Outcome:
     """The scorecard of cross-validation, where ``evaluate.folds`` asks for it."""
     fitting: Mapping[str, Any] = field(default_factory=dict)
     """Whether the model over-fits or under-fits, and the cure."""
+    spending: Mapping[str, Any] = field(default_factory=dict)
+    """Where the time of training went."""
     package: Mapping[str, Any] = field(default_factory=dict)
     account: Mapping[str, Any] = field(default_factory=dict)
     redacted: Mapping[str, int] = field(default_factory=dict)
@@ -116,7 +119,7 @@ class Outcome:
         conditions = [{"text": text, "holds": holds} for text, holds in self.decision.conditions] if self.decision else []
         return {
             "artifacts": self.artifacts, "scorecard": dict(self.scorecard), "folds": dict(self.folds),
-            "fitting": dict(self.fitting), "package": dict(self.package),
+            "fitting": dict(self.fitting), "spending": dict(self.spending), "package": dict(self.package),
             "account": dict(self.account), "redacted": dict(self.redacted), "cached": self.cached,
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
             "plan": dict(self.plan), "promoted": self.decision.promote if self.decision else None, "conditions": conditions,
@@ -139,6 +142,7 @@ def build(workshop: Workshop, plan: Plan | RecordsPlan | None) -> Outcome:
             model = workshop.keep(train_model(project, store, dataset, first_round(project, dataset)))
             made.append(model)
         outcome.fitting = judge_fitting(read_history(store, model.manifest), model.counts, project.spec).as_dict()
+        outcome.spending = judge_spending(model.counts)
         with outcome.timed("evaluate") as made:
             scorecard = workshop.keep(evaluate_model(project, store, model, dataset))
             made.append(scorecard)

@@ -9,9 +9,10 @@ from typing import Any
 
 from treadle.core.project import Project
 from treadle.data.account import account_lines
-from treadle.plan.show import comparison_lines, table
+from treadle.plan.show import comparison_lines, money, table
+from treadle.report.spending import spending_lines
 from treadle.report.verdicts import fold_standing, standing
-from treadle.spec.units import format_count, format_figure, format_size
+from treadle.spec.units import format_count, format_duration, format_figure, format_size, significant
 
 _SAMPLE_LINES = 8
 _METRICS = {
@@ -85,6 +86,8 @@ def outcome(found: Mapping[str, Any], file: Path | None = None) -> list[str]:
         lines += ["", *scorecard(found["scorecard"])]
     if found.get("folds"):
         lines += ["", *folds(found["folds"])]
+    if found.get("spending"):
+        lines += ["", *spending_lines(found["spending"])]
     if found.get("package"):
         lines += ["", *package(found["package"])]
     if found.get("plan"):
@@ -119,6 +122,34 @@ def tuned(found: Mapping[str, Any]) -> list[str]:
         lines += table([(f"{key}:", text) for key, text in wanted.items()])
         lines += ["or try them:", "  treadle run " + " ".join(f"--set '{key}={text}'" for key, text in wanted.items())]
     return lines
+
+
+def compared(found: Mapping[str, Any]) -> list[str]:
+    """Models side by side: what they took, how good they are, and in which settings they differ."""
+    runs = found["runs"]
+    rows = [("", *(run["label"] for run in runs))]
+    rows.append(("parameters", *(format_count(run["parameters"]) for run in runs)))
+    rows.append(("time", *(format_duration(run["seconds"]) for run in runs)))
+    rows.append(("speed", *(f"{format_count(significant(run['per_second'], 3))} {run['unit']}/s" for run in runs)))
+    rows.append(("money", *(f"{money(run['money'])} {run['currency']}" for run in runs)))
+    rows.append(("validation loss", *(_known(run["validation_loss"]) for run in runs)))
+    for name in dict.fromkeys(name for run in runs for name in run["figures"]):
+        rows.append((name, *(_figure(run["figures"][name]) if name in run["figures"] else "" for run in runs)))
+    lines = table(rows)
+    if found["differences"]:
+        lines += ["", "settings that differ:"]
+        lines += table([(key, *(_short(value) for value in row)) for key, row in found["differences"].items()])
+    lines += [f"note: {note}" for note in found["notes"]]
+    return [*lines, "", f"wrote {found['path']}, with their curves"]
+
+
+def _known(value: float | None) -> str:
+    return "" if value is None else format_figure(value)
+
+
+def _short(value: Any) -> str:
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def gone_back(found: Mapping[str, Any], file: Path) -> list[str]:

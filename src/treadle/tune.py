@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import psutil
 from sqlalchemy.exc import SQLAlchemyError
 
 from treadle.core.errors import Interrupted, TreadleError, UserError, WorkError
+from treadle.core.machine import process_lives, this_process
 from treadle.core.progress import say
 from treadle.core.project import Project, SpecError, load_project
 from treadle.data.schema import Schema
@@ -26,15 +25,13 @@ from treadle.model.network import load_network
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
 from treadle.settle import settle
-from treadle.spec.figures import FIGURES, figures_of
+from treadle.spec.figures import FIGURES, LOWER, figures_of
 from treadle.spec.tune import Range, Tune
 from treadle.spec.units import significant
 from treadle.store.artifacts import Artifact, Store
 from treadle.train.hooks import Step
 from treadle.train.stage import first_round, open_table, train_model
 
-_LOWER = ("loss", "perplexity", "bits_per_byte", "mse", "rmse", "mae", "character_error", "word_error")
-"""Figures of which less is better."""
 _UNPRUNED = 5
 """Trials that run to their end before any is compared with their median."""
 
@@ -73,7 +70,7 @@ class Search:
 
     @property
     def lower(self) -> bool:
-        return self.tune.measure.rpartition(".")[2] in _LOWER
+        return self.tune.measure.rpartition(".")[2] in LOWER
 
     def check(self) -> None:
         """Raise ``UserError`` for a search that is none, ``SpecError`` for a key or an end of a range that the file cannot take."""
@@ -126,7 +123,7 @@ class Search:
 
     def _one(self, optuna: Any, study: Any) -> None:
         trial = study.ask()
-        trial.set_user_attr("process", [socket.gethostname(), *_process()])
+        trial.set_user_attr("process", [socket.gethostname(), *this_process()])
         settings = {key: _suggest(trial, key, wanted) for key, wanted in self.tune.search.items()}
         trial.set_user_attr("settings", settings)
         shown = ", ".join(f"{key} {json.dumps(value)}" for key, value in settings.items())
@@ -249,7 +246,7 @@ def _take_up(optuna: Any, study: Any) -> None:
     """Put the settings of trials whose process on this machine is no more in line again: training goes on from its checkpoint."""
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         host, *process = trial.user_attrs.get("process", ("", 0, 0.0))
-        if host == socket.gethostname() and not _lives(*process):
+        if host == socket.gethostname() and not process_lives(*process):
             _put_back(optuna, study, trial.number, trial.params)
 
 
@@ -258,18 +255,6 @@ def _put_back(optuna: Any, study: Any, number: int, params: Mapping[str, Any]) -
     study.tell(number, state=optuna.trial.TrialState.FAIL)
     if params:
         study.enqueue_trial(dict(params))
-
-
-def _process() -> tuple[int, float]:
-    """This process; a number alone may be given again."""
-    return os.getpid(), psutil.Process().create_time()
-
-
-def _lives(number: int, since: float) -> bool:
-    try:
-        return abs(psutil.Process(number).create_time() - since) < 1
-    except psutil.Error:
-        return False
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event
 
-from treadle.train.hooks import Step, TensorBoardHook
+from treadle.core.progress import Task
+from treadle.train.hooks import HistoryHook, ProgressHook, Step, TensorBoardHook
 
 
 def figures(step: int, steps: int) -> Step:
@@ -57,3 +58,35 @@ def test_a_run_that_goes_on_takes_back_what_was_undone(tmp_path: Path):
     restarts = [e.step for e in events(tmp_path) if e.HasField("session_log")]
     assert restarts == [8]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_another_process_need_not_wait_for_the_history(tmp_path: Path):
+    path = tmp_path / "history.jsonl"
+    hook = HistoryHook(path, 0)
+    hook.on_step(figures(1, 1000))
+    assert path.read_text().count("\n") == 1
+    hook.on_step(figures(2, 1000))  # a hundredth of a second later
+    assert path.read_text().count("\n") == 1
+    hook.on_step(figures(60, 1000))
+    assert path.read_text().count("\n") == 3
+    hook.on_step(figures(61, 1000))
+    hook.on_validation(figures(61, 1000), 0.5, None)
+    assert path.read_text().count("\n") == 5
+    hook.close()
+
+
+def test_the_line_of_progress_says_where_the_time_goes_and_is_short():
+    task = Task("training", 1.0, "", None)
+    said: list[str] = []
+    task.at = lambda done, note="": said.append(note)  # type: ignore[method-assign]
+    hook = ProgressHook(task, 3.5e6, 8e10)
+    spent = {"data": 0.001, "forward": 0.03, "backward": 0.06, "optimizer": 0.009}
+    hook.on_validation(figures(1, 10), 2.413, None)
+    hook.on_step(Step(11, 88, 0.2, 2.312, 0.1, 2.0, 12_345.0, 0.5, spent))
+    assert said == [
+        "12.3k tokens/s, 43.2 GFLOP/s (54% of peak), loss 2.312, validation 2.413, backward 60% forward 30%"
+    ]
+    hook.on_step(Step(12, 96, 0.21, 2.312, 0.1, 2.0, 12_345.0, 0.6, {"data": 1.0}))  # too soon for another look
+    hook.on_step(Step(13, 104, 0.4, 2.312, 0.1, 2.0, 12_345.0, 0.7, {"data": 1.0, "forward": 1.0}))
+    assert said[1].endswith("data 67% forward 33%")
+    assert max(map(len, said)) <= 100

@@ -67,6 +67,20 @@ def peak_memory() -> int:
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
+def this_process() -> tuple[int, float]:
+    """Its number and the second that it began at: a number alone may be given again."""
+    return os.getpid(), psutil.Process().create_time()
+
+
+def process_lives(number: int, since: float) -> bool:
+    """Whether the process that ``this_process`` named is still there, on this machine."""
+    try:
+        process = psutil.Process(number)
+        return abs(process.create_time() - since) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def environment() -> dict[str, str]:
     """Versions and machine, as they stand in every manifest."""
     versions = {}

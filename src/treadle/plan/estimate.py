@@ -143,13 +143,12 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
         times = stage_times(project, data, calibration, work)
     factors = corrections(ledger, resolved.budget) if ledger else {}
     stages = tuple(_stage(name, memory[name], times.get(name), factors.get(name)) for name in STAGES)
-    hours = sum(s.seconds or 0.0 for s in stages) / 3600
-    energy = hours * spec.plan.power / 1000
+    energy, price = spec.plan.cost(sum(s.seconds or 0.0 for s in stages))
     return Plan(
         spec.name, resolved.language.as_dict(), resolved.language.parameters, str(resolved.budget), resolved.batch,
         resolved.tokens_per_step, data, work, stages, disk, limit, limit_source, disk_free, not verdict,
         verdict or f"fits: {format_size(max(m.total for m in memory.values()))} of {format_size(limit)} memory", cure,
-        energy if times else None, hours * spec.plan.price + energy * spec.plan.energy_price if times else None,
+        energy if times else None, price if times else None,
         spec.plan.currency, calibration, _assumptions(project, data, calibration, factors),
         tuple(d.as_dict() for d in resolved.reasons),
         _notes(project, data, work, calibration),

@@ -163,13 +163,12 @@ def plan_records(project: Project, folder: Path, training: Training) -> RecordsP
         per_step = {"steps": 1.0, "tokens": units, "epochs": units / training.per_epoch}[budget.unit]
         steps = max(1, math.ceil(budget.amount / per_step))
     seconds = budget.amount + validation if budget.unit == "seconds" else steps * step + validation * count
-    energy = seconds / 3600 * spec.plan.power / 1000
+    energy, price = spec.plan.cost(seconds)
     limit = spec.plan.memory if spec.plan.memory is not None else free_memory() + peak_memory()
     return RecordsPlan(
         spec.name, training.model.parameter_count, training.unit, training.per_epoch, batch, steps,
         steps * units / training.per_epoch, training.flops * units * steps, step, seconds, found.memory, limit, energy,
-        seconds / 3600 * spec.plan.price + energy * spec.plan.energy_price, spec.plan.currency, str(budget),
-        tuple(d.as_dict() for d in resolved.reasons),
+        price, spec.plan.currency, str(budget), tuple(d.as_dict() for d in resolved.reasons),
     )
 
 

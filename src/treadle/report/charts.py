@@ -11,6 +11,7 @@ from treadle.report.html import Html, join, tag
 
 CHAR = 7.1
 """Width of a character of the charts' 12-pixel type, about."""
+_BOLD = 8.0
 _POINTS = 300
 """A line of more points is drawn as the means of as many stretches."""
 
@@ -42,11 +43,11 @@ def line_chart(
     level: tuple[str, float] | None = None,
 ) -> Html:
     """Lines over one x axis, each named at its end. ``zero``: the y axis starts at 0. ``level``: a dashed line, its name and y."""
-    series = [Series(s.name, _thin(s.points), s.colour, s.kind) for s in series if s.points]
+    series = [Series(s.name, thin(s.points), s.colour, s.kind) for s in series if s.points]
     xs, ys = ([point[i] for s in series for point in s.points] for i in (0, 1))
     ys += [level[1]] if level else []
     named = [s for s in series if s.name]
-    label_width = max((len(s.name) for s in named), default=0) * CHAR + (14 if named else 10)
+    label_width = max((len(s.name) for s in named), default=0) * _BOLD + (14 if named else 10)
     y_ticks = ticks(min(0.0, *ys) if zero else min(ys), max(ys), max(3, height // 55))
     x_ticks = ticks(min(xs), max(xs), max(3, int(width / 130)))
     show_x, show_y = x_text or number, y_text or number
@@ -158,6 +159,18 @@ def paired_bars(
     return _svg(parts, title, width, int(y))
 
 
+def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The mean of each point and those near it, fewer at the ends, so that nothing is shifted."""
+    reach = max(1, len(points) // 60)
+    values = [y for _, y in points]
+    means = []
+    for index, (x, _) in enumerate(points):
+        near = min(reach, index, len(points) - 1 - index)
+        window = values[index - near : index + near + 1]
+        means.append((x, sum(window) / len(window)))
+    return means
+
+
 def ticks(low: float, high: float, count: int) -> list[float]:
     """About ``count`` round numbers from at or below ``low`` to at or above ``high``, in steps of 1, 2 or 5 times a power of 10."""
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -205,10 +218,10 @@ def _drawn(
     return tag("g", *parts)
 
 
-def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most ``_POINTS`` points, each the mean of a stretch; figures that are not finite cannot be drawn."""
+def thin(points: Sequence[tuple[float, float]], most: int = _POINTS) -> list[tuple[float, float]]:
+    """At most ``most`` points, each the mean of a stretch; figures that are not finite cannot be drawn."""
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    size = -(-len(finite) // _POINTS)
+    size = -(-len(finite) // most)
     if size <= 1:
         return finite
     groups = [finite[start : start + size] for start in range(0, len(finite), size)]

@@ -33,6 +33,8 @@ class Facts:
     """The newest scorecard of a cross-validation of ``corpus``."""
     sheets: Mapping[str, bytes]
     """Input's name -> a PNG of what training makes of a few of its pictures."""
+    wrong: Mapping[str, bytes]
+    """Input's name -> a PNG of the validation pictures that the model gets most wrong, with what it says and what is right."""
     history: Sequence[Mapping[str, float]]
     """The lines of the model's history.jsonl."""
     deployments: Sequence[Mapping[str, Any]]
@@ -89,8 +91,8 @@ def gather(project: Project, store: Store, ledger: Ledger) -> Facts:
     cards.sort(key=lambda card: not (dataset and card["counts"]["dataset"] == dataset["id"]))
     return Facts(
         project, manifests, corpus, dataset, model, package, cards, _earlier(manifests, model, cards), _folds(manifests, corpus),
-        _sheets(store, dataset), read_history(store, model), deployments, [dict(row) for row in ledger.all_runs()],
-        [dict(row) for row in ledger.all_feedback()], ledger.totals(),
+        _pictures(store, dataset, "augmented."), _pictures(store, model, "most_wrong."), read_history(store, model), deployments,
+        [dict(row) for row in ledger.all_runs()], [dict(row) for row in ledger.all_feedback()], ledger.totals(),
     )
 
 
@@ -138,9 +140,10 @@ def _earlier(manifests: Mapping[str, Manifest], model: Manifest | None, cards: S
     return found
 
 
-def _sheets(store: Store, dataset: Manifest | None) -> dict[str, bytes]:
-    found = sorted(store.folder(dataset["id"]).glob("augmented.*.png")) if dataset else []
-    return {path.name.removeprefix("augmented.").removesuffix(".png"): path.read_bytes() for path in found}
+def _pictures(store: Store, manifest: Manifest | None, before: str) -> dict[str, bytes]:
+    """The PNGs of an artifact whose names begin so, by the rest of their names."""
+    found = sorted(store.folder(manifest["id"]).glob(f"{before}*.png")) if manifest else []
+    return {path.name.removeprefix(before).removesuffix(".png"): path.read_bytes() for path in found}
 
 
 def read_history(store: Store, model: Manifest | None) -> list[Mapping[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 from collections.abc import Iterable, Sequence
@@ -56,6 +57,17 @@ def table(
     top = tag("thead", cells(head, "head")) if any(head) else ""
     made = tag("table", tag("caption", caption) if caption else "", top, body, class_="stacks" if stacks else None)
     return tag("div", made, class_="scroll", tabindex=0)
+
+
+def picture(png: bytes, alt: str, note: str) -> Html:
+    """A picture that is part of the page, over its ``note``."""
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return tag("figure", tag("img", src=source, alt=alt, class_="sheet"), tag("figcaption", note))
+
+
+def keyed(name: str, colour: int) -> Html:
+    """A name after the colour that it has in a chart, on one line."""
+    return tag("span", tag("i", class_=f"key b{colour}"), name, class_="date")
 
 
 def _short(value: object) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from treadle.report.charts import both_widths, paired_bars, stacked_bar
 from treadle.report.facts import artifact_facts, moment
 from treadle.report.gather import Facts, ancestry
 from treadle.report.graph import Box, draw_graph
-from treadle.report.html import Html, join, table, tag
+from treadle.report.html import Html, join, keyed, picture, table, tag
 from treadle.report.sections import missing
 from treadle.spec.units import format_count, format_duration, format_size
 
@@ -31,7 +30,7 @@ def data(facts: Facts) -> Html:
     parts.append(tag("h3", f"{account['in']:,} records in = {account['kept']:,} kept + {sum(n for _, n in aside):,} set aside"))
     parts.append(tag("figure", both_widths(lambda width: stacked_bar(segments, "Records kept and set aside", width, _count))))
     rows: list[list[object]] = [
-        [join([tag("i", class_=f"key b{colour}"), name]), f"{count:,}", _share(count / max(account["in"], 1))]
+        [keyed(name, colour), f"{count:,}", _share(count / max(account["in"], 1))]
         for name, count, colour in segments
     ]
     parts.append(table(["records", "count", "share"], rows, numeric=(1, 2)))
@@ -55,9 +54,8 @@ def _sheet(name: str, sheet: bytes, facts: Facts) -> Html:
     boxed = any(head.kind == "boxes" for head in facts.project.spec.model.heads.values())
     told = "On the left a picture as it is, then what training sees in its place: each time it is changed anew, at random"
     note = f"{told}, and its boxes go along." if boxed else f"{told}. One must still be able to tell what it shows."
-    source = f"data:image/png;base64,{base64.b64encode(sheet).decode()}"
-    shown = tag("img", src=source, alt=f"{name}: pictures and what training makes of them", class_="sheet")
-    return join([tag("h3", f"Changed in training: {name}"), tag("figure", shown, tag("figcaption", note))])
+    alt = f"{name}: pictures and what training makes of them"
+    return join([tag("h3", f"Changed in training: {name}"), picture(sheet, alt, note)])
 
 
 def _taught(counts: Mapping[str, Any]) -> Html:
@@ -183,7 +181,7 @@ def _split(counts: Mapping[str, Any]) -> Html:
     segments = [(part, float(size[unit]), colour) for (part, size), colour in zip(sizes.items(), (1, 3, 2), strict=False)]
     chart = both_widths(lambda width: stacked_bar(segments, f"{unit.capitalize()} of each part", width, format_count))
     total = sum(amount for _, amount, _ in segments)
-    names = [join([tag("i", class_=f"key b{colour}"), part]) for part, _, colour in segments]
+    names = [keyed(part, colour) for part, _, colour in segments]
     if unit == "records":
         amounts = [amount for _, amount, _ in segments]
         rows = [[name, f"{n:,.0f}", _share(n / max(total, 1))] for name, n in zip(names, amounts, strict=True)]

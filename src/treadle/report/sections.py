@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from treadle.report import scorecards, steering
-from treadle.report.charts import Series, both_widths, line_chart, paired_bars
+from treadle.report.charts import Series, both_widths, line_chart, paired_bars, smooth, stacked_bar
 from treadle.report.facts import moment
 from treadle.report.fitting import WARNS, judge_fitting
 from treadle.report.gather import Facts, Manifest
-from treadle.report.html import Html, join, tag
+from treadle.report.html import Html, join, keyed, picture, table, tag
 from treadle.report.scorecards import glance
+from treadle.report.spending import judge_spending, operation_rows, profile_words
 from treadle.spec.units import format_count, format_duration, format_size
+
+_PARTS = (
+    ("data", 5, "making batches"), ("forward", 1, "from a batch to its loss"), ("backward", 2, "from the loss to gradients"),
+    ("optimizer", 3, "from gradients to new weights"), ("validation", 4, "losses of held-out examples, and samples"),
+    ("checkpoints", 6, "writing what a stopped run goes on from"), ("boards", 6, "the history, boards, trackers and the profiler"),
+    ("other", 6, "the loop, and what else the machine did"),
+)
+"""Of a training's time: name, colour, meaning."""
 
 
 def missing(what: str, command: str) -> Html:
@@ -92,7 +101,7 @@ def learning(facts: Facts) -> Html:
     alike = [(line["tokens"], line["train_loss_eval"]) for line in facts.history if "train_loss_eval" in line]
     seen = [(line["tokens"], line["validation_loss"]) for line in facts.history if "validation_loss" in line]
     series = [
-        Series("", loss, 1, "faint"), Series("training", alike, 1, "dots") if alike else Series("training", _smooth(loss), 1),
+        Series("", loss, 1, "faint"), Series("training", alike, 1, "dots") if alike else Series("training", smooth(loss), 1),
         Series("validation", seen, 2, "dots"),
     ]
     naive = counts.get("naive_loss")
@@ -124,8 +133,13 @@ def learning(facts: Facts) -> Html:
         note = "Faint: every step. Solid: its running mean. Points: the validation part."
     return join([
         tag("p", words + "."), _fitting(facts), steering.returns(counts), tag("figure", chart, tag("figcaption", note)),
-        tag("div", *small, class_="row"), steering.chosen(counts),
+        tag("div", *small, class_="row"), steering.chosen(counts), *(_wrong(name, sheet) for name, sheet in facts.wrong.items()),
     ])
+
+
+def _wrong(name: str, sheet: bytes) -> Html:
+    note = "Of the validation part, those with the highest loss, the highest first: what the model says, and what is right."
+    return join([tag("h3", f"Most wrong: {name}"), picture(sheet, f"{name}: the pictures that the model gets most wrong", note)])
 
 
 def _fitting(facts: Facts) -> Html:
@@ -173,18 +187,6 @@ def compression(facts: Facts) -> Html:
     return join([tag("p", words), tag("figure", chart)])
 
 
-def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The mean of each point and those near it, fewer at the ends, so that nothing is shifted."""
-    reach = max(1, len(points) // 60)
-    values = [y for _, y in points]
-    means = []
-    for index, (x, _) in enumerate(points):
-        near = min(reach, index, len(points) - 1 - index)
-        window = values[index - near : index + near + 1]
-        means.append((x, sum(window) / len(window)))
-    return means
-
-
 def _small(steps: list[Mapping[str, float]], unit: str, key: str, label: str, colour: int) -> Html:
     points = [(line["tokens"], line[key]) for line in steps if key in line]
     if not points:
@@ -196,3 +198,33 @@ def _shape(shape: Manifest | None, facts: Facts) -> str:
     if not shape:
         return facts.project.spec.model.trunk.kind
     return f"{shape['depth']} layer{'s' * (shape['depth'] > 1)} of {shape['width']}"
+
+
+def time(facts: Facts) -> Html:
+    """What the training's seconds went into, and the costliest operations where it was profiled."""
+    if not facts.model:
+        return missing("No model has been trained", "treadle run")
+    found = judge_spending(facts.model["counts"])
+    if not found:
+        return tag("p", "Where this training's time went was not noted.", class_="missing")
+    seconds, shares = found["seconds"], found["shares"]
+    told = [part for part in _PARTS if part[0] in seconds]
+    sizes = [(name, seconds[name], colour) for name, colour, _ in told]
+    bar = both_widths(lambda width: stacked_bar(sizes, "Training time", width, format_duration))
+    rows = [
+        [keyed(name, colour), format_duration(seconds[name]), f"{shares[name]:.1%}", meaning]
+        for name, colour, meaning in told
+    ]
+    parts = [tag("figure", bar), table(["part", "time", "share", "is"], rows, numeric=(1, 2))]
+    if profile := found["profile"]:
+        words, file = _sentence(profile_words(profile)), tag("code", "profile.json.gz")
+        parts.append(tag("h3", "Operations"))
+        parts.append(tag("p", f"{words} All of them are in the model's ", file, ", for ui.perfetto.dev or chrome://tracing."))
+        parts.append(table(["operation", "share", "in a step", "each"], operation_rows(profile), numeric=(1, 2, 3)))
+    if found["advice"]:
+        parts.append(tag("ul", *(tag("li", _sentence(words)) for words in found["advice"])))
+    return join(parts)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."

@@ -14,6 +14,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "boxes": ("loss", "map50", "map", "precision", "recall"),
 }
 """Kind of head -> names of its figures, as ``evaluate.gate`` takes them."""
+LOWER = ("loss", "perplexity", "bits_per_byte", "mse", "rmse", "mae", "character_error", "word_error")
+"""Those of which less is better."""
 
 
 def figures_of(head: Head) -> tuple[str, ...]:

@@ -91,3 +91,9 @@ class Plan(Section):
     """Of both prices, as it is printed."""
     memory: Size | None = None
     """Memory that may be used (bytes); None: what the machine has free."""
+
+    def cost(self, seconds: float) -> tuple[float, float]:
+        """kWh, and money in ``currency``, of so many seconds of the machine."""
+        hours = seconds / 3600
+        energy = hours * self.power / 1000
+        return energy, hours * self.price + energy * self.energy_price

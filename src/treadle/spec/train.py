@@ -66,6 +66,12 @@ class Train(Section):
     threads: int | None = Field(default=None, ge=1)
     """Threads of the processor; None: one per core, no more than the environment's `OMP_NUM_THREADS`, or a single one where a
     step is too short to share. The result depends on it, so it is part of the run's identity."""
+    log_to: list[Literal["mlflow", "wandb"]] = []
+    """Where the figures of a run go beside its own files: ``mlflow``, to a folder of the store, ``wandb``, offline in the store;
+    each elsewhere only where its own environment variables say so (``MLFLOW_TRACKING_URI``, ``WANDB_MODE``)."""
+    profile: bool = False
+    """Record a few steps after the first ones: which operations take the time, with advice, and a trace to look into. It changes no
+    weight."""
 
     @property
     def parts(self) -> int:

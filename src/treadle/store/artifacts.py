@@ -219,6 +219,17 @@ class Store:
         return sorted(found, key=lambda manifest: str(manifest["created"]))
 
 
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """A config's nested mappings as one, their keys joined by dots; what is None or empty is left out."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{before}{key}.")
+        elif value is not None and value != []:
+            found[f"{before}{key}"] = value
+    return found
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON, whole or not at all: temporary name, fsync, rename."""
     temporary = path.with_name(path.name + ".part")

@@ -41,6 +41,9 @@ class Position:
     tokens: int = 0
     seconds: float = 0.0
     """Training time so far, over all interruptions."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Seconds of it by what they went into: data, forward, backward, optimizer, validation, checkpoints, boards; the rest
+    is other."""
     validations: int = 0
     validation_loss: float | None = None
     train_loss_eval: float | None = None

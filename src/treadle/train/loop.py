@@ -6,7 +6,6 @@ import contextlib
 import math
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +104,6 @@ class Loop:
         self.ahead = Ahead(self.batches)
         self.gradients = Gradients(self.model, self.objective, self.runtime, self.settings)
         self.history = HistoryHook(self.workspace / "history.jsonl", self.position.history_bytes)
-        self.spent: defaultdict[str, float] = defaultdict(float)
-        """Seconds of this process by what they went into."""
         return self.position
 
     def _start(self) -> None:
@@ -134,8 +131,10 @@ class Loop:
                 except Diverged as trouble:
                     self._turn_back(trouble)
                     continue
+                told = time.perf_counter()
                 for hook in watchers:
                     hook.on_step(figures)
+                self._spend("boards", time.perf_counter() - told)
                 if self._validation_due():
                     self._validate(figures, watchers)
                     self.position.seconds = before + time.perf_counter() - start
@@ -183,7 +182,10 @@ class Loop:
         begun = time.perf_counter()
         self.position.history_bytes = self.history.size()
         save_checkpoint(self.workspace, self.model, self._remembering(), self.position, self.settings.keep_checkpoints)
-        self.spent["checkpoints"] += time.perf_counter() - begun
+        self._spend("checkpoints", time.perf_counter() - begun)
+
+    def _spend(self, what: str, seconds: float) -> None:
+        self.position.spent[what] = self.position.spent.get(what, 0.0) + seconds
 
     def _step(self, start: float, before: float) -> Step:
         position, settings = self.position, self.settings
@@ -213,7 +215,7 @@ class Loop:
         now = time.perf_counter()
         parts = {"data": given - begun, "forward": found.forward, "backward": found.backward, "optimizer": now - computed}
         for name, seconds in parts.items():
-            self.spent[name] += seconds
+            self._spend(name, seconds)
         count = batch.positions if self.unit == "tokens" else batch.size
         position.tokens += count
         position.seconds = before + now - start
@@ -233,7 +235,7 @@ class Loop:
         if found is None:
             found = load_start(self.workspace, self.model)
             self._start()
-        found.watch.returns, found.seconds = position.watch.returns, position.seconds
+        found.watch.returns, found.seconds, found.spent = position.watch.returns, position.seconds, position.spent
         self.position = found
         self.history.cut(found.history_bytes)
 
@@ -243,18 +245,19 @@ class Loop:
         return progress >= 1.0 or (self.settings.validate_every > 0 and progress >= due)
 
     def _validate(self, figures: Step, watchers: Sequence[Hook]) -> None:
+        """Watchers see the model as it would be kept."""
         begun = time.perf_counter()
         with self._for_use():
             loss = self.validate(self.model)
             trained = self.validate_train(self.model) if self.validate_train else None
             self._compare(loss)
-        self.spent["validation"] += time.perf_counter() - begun
-        every = self.settings.validate_every
-        self.position.validations = int(figures.progress / every + 1e-9) if every else 0
-        self.position.validation_loss, self.position.train_loss_eval = loss, trained
-        self.position.validated = self.position.step
-        for hook in watchers:
-            hook.on_validation(figures, loss, trained)
+            every = self.settings.validate_every
+            self.position.validations = int(figures.progress / every + 1e-9) if every else 0
+            self.position.validation_loss, self.position.train_loss_eval = loss, trained
+            self.position.validated = self.position.step
+            for hook in watchers:
+                hook.on_validation(figures, loss, trained)
+        self._spend("validation", time.perf_counter() - begun)
 
     def _compare(self, loss: float) -> None:
         """Count how often in a row the lowest validation loss was not reached; keep its weights, or lower the rate, as asked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -39,10 +39,12 @@ from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
 from treadle.store.artifacts import Artifact, Draft, Making, Store
 from treadle.store.start import open_start
-from treadle.train.hooks import Hook, ProgressHook, TensorBoardHook
+from treadle.train.hooks import Hook, ProgressHook
 from treadle.train.loop import Horizon, Loop, mean_loss
 from treadle.train.naive import naive_loss
 from treadle.train.objectives import OBJECTIVES
+from treadle.train.profile import TRACE
+from treadle.train.watching import WORST, Watchers
 
 VERSION = 4
 FEEDBACK_RATE = 1 / 40
@@ -213,7 +215,7 @@ def model_making(project: Project, store: Store, round: Round, runtime: Runtime)
         "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads,
         "workers": runtime.workers,
     }
-    for unimportant in ("checkpoint_every", "keep_checkpoints"):  # they change no weight
+    for unimportant in ("checkpoint_every", "keep_checkpoints", "log_to", "profile"):  # they change no weight
         config["train"].pop(unimportant)
     return store.making("model", round.parents, config, VERSION, spec.seed)
 
@@ -225,10 +227,12 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round,
     runtime = round_runtime(project, round, flops)
     making = model_making(project, store, round, runtime)
     if cached := making.cached():
+        if round.settings.profile and not cached.counts.get("profile"):
+            say("train.profile: this model is there already, so no step was taken that could be profiled")
         return cached
     say(f"training in {runtime.precision} on {runtime.threads} thread{'s' * (runtime.threads > 1)} ({runtime.reason})")
     workspace = store.workspace(making.id)
-    counts = _run(project, round, dataset, runtime, flops, workspace, hooks)
+    counts = _run(project, round, dataset, runtime, flops, workspace, hooks, making.config)
     with making.draft() as draft:
         _write(draft, round.model, dataset, workspace)
         draft.counts.update(counts)
@@ -237,7 +241,8 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round,
 
 
 def _run(
-    project: Project, round: Round, dataset: Artifact, runtime: Runtime, flops: float, workspace: Path, hooks: Sequence[Hook]
+    project: Project, round: Round, dataset: Artifact, runtime: Runtime, flops: float, workspace: Path, hooks: Sequence[Hook],
+    config: Mapping[str, Any],
 ) -> dict[str, object]:
     """The loop with its hooks; gives the manifest's counts."""
     batch, settings = project.resolved.batch, round.settings
@@ -258,13 +263,18 @@ def _run(
     resumed = begin.step
     if resumed:
         say(f"going on from the checkpoint at step {resumed} ({format_count(begin.tokens)} {round.unit})")
-    board = TensorBoardHook(workspace / "tensorboard", resumed)
+    watchers = Watchers(
+        project, dataset, round.model, round.batches, round.held_out, settings, batch, watched, runtime, workspace
+    )
+    note = {
+        "unit": round.unit, "budget": str(round.budget), "steps": horizon.steps, "seconds": horizon.seconds, "flops": flops,
+        "peak": peak,
+    }
     try:
-        with task("training", 1.0) as progress:
+        with task("training", 1.0) as progress, watchers.at_work(resumed, note, config) as boards:
             progress.done = horizon.progress(begin)
-            end = loop.run([ProgressHook(progress, flops, peak, round.unit), board, *hooks])
+            end = loop.run([ProgressHook(progress, flops, peak, round.unit), *boards, *hooks])
     finally:
-        board.close()
         loop.close()
     speed = end.tokens / end.seconds
     shape = round.model.shape.as_dict() if isinstance(round.model, LanguageModel) else None
@@ -277,6 +287,7 @@ def _run(
         "flops_share": significant(speed * flops / peak), "matrix_peak": peak, "peak_memory": peak_memory(),
         "noise_scale": end.noise.value, "returns": [asdict(back) for back in end.watch.returns],
         "budget": str(round.budget), "resumed_at": resumed, "shape": shape,
+        "spent": {name: significant(seconds) for name, seconds in end.spent.items()}, **watchers.counts,
         "derived": [d.as_dict() for d in round.reasons],
         "runtime": {
             "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads, "workers": runtime.workers,
@@ -322,6 +333,8 @@ def _write(draft: Draft, model: TextModel, dataset: Artifact, workspace: Path) -
     shutil.copy(dataset.path / described, draft.path)
     shutil.copy(workspace / "history.jsonl", draft.path)
     shutil.copytree(workspace / "tensorboard", draft.path / "tensorboard")
+    for path in (*workspace.glob(TRACE), *workspace.glob(f"{WORST}*.png")):
+        shutil.copy(path, draft.path)
 
 
 def _names(project: Project) -> tuple[str, str]:
