@@ -88,10 +88,13 @@ class HistoryHook:
         self._write(step=figures.step, tokens=figures.tokens, seconds=round(figures.seconds, 3), validation_loss=loss, **also)
 
     def size(self) -> int:
-        """Bytes written so far, all of them on disk."""
+        """Bytes written so far."""
         self.stream.flush()
-        os.fsync(self.stream.fileno())
         return self.stream.tell()
+
+    def sync(self) -> None:
+        """Come back when they are on disk."""
+        os.fsync(self.stream.fileno())
 
     def close(self) -> None:
         self.stream.close()
