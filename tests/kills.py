@@ -233,6 +233,7 @@ def _fork(folder: Path, overrides: list[str]) -> int:
 
 def _serve() -> None:
     """One JSON list a line from standard input; one JSON text a line as the answer."""
+
     import treadle.prepare.dataset
     import treadle.train.stage  # noqa: F401
 

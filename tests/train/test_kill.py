@@ -84,48 +84,40 @@ def command(folder: Path) -> list[str]:
     return [*RUN, "-f", str(folder), *(word for key in LONG for word in ("--set", key))]
 
 
-def test_the_whole_command_killed_and_stopped_and_gone_on(tmp_path: Path):
-    """SIGKILL in training, SIGTERM in training, and again: exit code 75, a checkpoint of the last step, and the same in the end."""
+def test_the_whole_command_stopped_in_every_stage_and_killed(tmp_path: Path, trainings: Starter):
+    """SIGTERM while it prepares, trains and evaluates: exit code 75, nothing lost or damaged, and in the end the same as undisturbed."""
     text = SPEC.replace("hidden: 64}", "hidden: 64, dropout: 0.1}")
-    write_project(tmp_path / "whole", text=text)
-    write_project(tmp_path / "cut", text=text)
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True, timeout=300)
-    for sent, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 75)):
-        first = newest(tmp_path / "cut")
-        process = subprocess.Popen(command(tmp_path / "cut"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None and newest(tmp_path / "cut") < first + 5:
+    for name in ("whole", "cut"):
+        write_project(tmp_path / name, text=text)
+    whole = Disturber(trainings, tmp_path / "whole", LONG, random.Random(0)).finish()
+    folder = tmp_path / "cut"
+    said = {}
+    stops = (("prepare", signal.SIGTERM), ("train", signal.SIGKILL), ("train", signal.SIGTERM), ("evaluate", signal.SIGTERM))
+    for stage, sent in stops:
+        first, deadline = newest(folder), time.monotonic() + 120
+        process = subprocess.Popen(command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while time.monotonic() < deadline and process.poll() is None and not _reached(folder, stage, first + 5):
             time.sleep(0.001)
-        assert process.poll() is None, process.communicate()[1].decode()
         process.send_signal(sent)
-        output, said = process.communicate(timeout=60)
-        assert process.returncode == code, said.decode()
-    assert json.loads(output)["error"]["kind"] == "Interrupted"
-    assert f"stopped at step {newest(tmp_path / 'cut')}; a checkpoint is written".encode() in said
-    finished = subprocess.run(command(tmp_path / "cut"), check=True, capture_output=True, timeout=300)
-    assert b"going on from the checkpoint" in finished.stderr
-    assert Result.of(tmp_path / "cut").is_that_of(Result.of(tmp_path / "whole"))
-
-
-@pytest.mark.parametrize("stage", ["prepare", "evaluate"])
-def test_stopped_before_or_after_training_nothing_is_lost_or_damaged(tmp_path: Path, stage: str):
-    write_project(tmp_path)
-    store = tmp_path / ".treadle"
-    process = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not _reached(store, stage):
-        time.sleep(0.001)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 75, said.decode()
-    assert b"run the same command again" in said
-    assert not checkpoints(tmp_path)
-    finished = subprocess.run(command(tmp_path), check=True, capture_output=True, timeout=300)
+        output, said[stage] = process.communicate(timeout=60)
+        assert process.returncode == (75 if sent == signal.SIGTERM else -9), (stage, said[stage])
+        if sent == signal.SIGTERM:
+            assert json.loads(output)["error"]["kind"] == "Interrupted"
+            assert "run the same command again" in said[stage]
+        if stage == "train" and sent == signal.SIGTERM:
+            assert f"stopped at step {newest(folder)}; a checkpoint is written" in said[stage]
+    assert "going on from the checkpoint" in said["evaluate"]
+    finished = subprocess.run(command(folder), check=True, capture_output=True, text=True, timeout=300)
     assert json.loads(finished.stdout)["version"] == 1
-    assert (b"model: cached" in finished.stderr) is (stage == "evaluate")
+    assert "model: cached" in finished.stderr
+    assert Result.of(folder).is_that_of(whole)
+    assert not checkpoints(folder)
 
 
-def _reached(store: Path, stage: str) -> bool:
+def _reached(folder: Path, stage: str, step: int) -> bool:
+    store = folder / ".treadle"
     if stage == "prepare":
         return store.exists()
+    if stage == "train":
+        return newest(folder) >= step
     return any(store.glob("artifacts/model/*/manifest.json")) and not any(store.glob("work/*"))
