@@ -85,7 +85,7 @@ def command(folder: Path) -> list[str]:
 
 
 def test_the_whole_command_stopped_in_every_stage_and_killed(tmp_path: Path, trainings: Starter):
-    """SIGTERM while it prepares, trains and evaluates: exit code 75, nothing lost or damaged, the same as undisturbed in the end."""
+    """SIGTERM while it prepares, trains and evaluates: exit code 75, nothing lost, in the end the same as undisturbed."""
     text = SPEC.replace("hidden: 64}", "hidden: 64, dropout: 0.1}")
     for name in ("whole", "cut"):
         write_project(tmp_path / name, text=text)
