@@ -82,8 +82,8 @@ def gone_on(counts: Mapping[str, Any]) -> Iterator[str]:
         yield f"went on from step {begun['step']} of {begun['model']}"
     runtime = counts.get("runtime") or {}
     for part in runtime.get("earlier") or ():
-        threads = part["threads"] * part["workers"]
-        by = f"{part['device']} in {part['precision']} by {threads} thread{'s' * (threads > 1)}"
+        threads, each = part["threads"], ", each with its own rows" if part["workers"] > 1 else ""
+        by = f"{part['device']} in {part['precision']} by {threads} thread{'s' * (threads > 1)}{each}"
         yield f"from step {part['since'] + 1} computed on {by}, later on another: exact but for rounding"
 
 

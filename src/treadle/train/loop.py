@@ -275,8 +275,8 @@ class Loop:
 
 
 def _described(runtime: Mapping[str, Any]) -> str:
-    threads = runtime["threads"] * runtime["workers"]
-    return f"{runtime['device']} in {runtime['precision']} by {threads} thread{'s' * (threads > 1)}"
+    threads, each = runtime["threads"], ", each with its own rows" if runtime["workers"] > 1 else ""
+    return f"{runtime['device']} in {runtime['precision']} by {threads} thread{'s' * (threads > 1)}{each}"
 
 
 def mean_loss(model: Any, held_out: Examples, batch: int, rows: int, runtime: Runtime) -> float:
