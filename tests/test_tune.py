@@ -135,7 +135,7 @@ def test_stopped_it_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, whole
     assert again.best == found.best
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 75), (signal.SIGTERM, 75)])
 def test_a_killed_process_loses_nothing_that_was_done(tmp_path: Path, postgres: str, sent: signal.Signals, code: int):
     """On a real PostgreSQL, which is told by the environment; the trial in hand goes on from its checkpoint."""
     text = SPEC.replace("budget: 40 steps", "budget: 400 steps, checkpoint_every: 20 ms").replace("trials: 6", "trials: 4")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import treadle
-from treadle.core.errors import TreadleError
+from treadle.core.errors import Interrupted, TreadleError
 
 # What each word needs, beside what stands above.
 _MODULES = {
@@ -60,7 +61,8 @@ class _Output:
 
 @contextmanager
 def _command(as_json: bool) -> Iterator[_Output]:
-    """Turn what goes wrong into one message and an exit code: 1 the work failed or the gate refused, 2 the input is wrong."""
+    """Turn what goes wrong into one message and an exit code: 1 the work failed or the gate refused, 2 the input is wrong, 75 it
+    was stopped and goes on when it is given again."""
     output = _Output(as_json)
     try:
         yield output
@@ -76,11 +78,32 @@ def _command(as_json: bool) -> Iterator[_Output]:
         print(f"treadle: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("treadle: stopped. Finished stages and checkpoints are kept: run the same command again to go on.", file=sys.stderr)
+        print("treadle: stopped", file=sys.stderr)
         raise typer.Exit(130) from None
     except BrokenPipeError:  # the reader of our output went away, as 'head' does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """SIGTERM, which a machine that is taken back sends, ends the work as Ctrl-C does; after both the same command goes on."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: the caller has the signals
+        yield
+        return
+    try:
+        yield
+    except KeyboardInterrupt:
+        cure = "run the same command again: it goes on from here"
+        raise Interrupted("stopped; finished stages and checkpoints are kept", cure=cure) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _project(file: Path, overrides: list[str] | None) -> Any:
@@ -170,8 +193,11 @@ def plan(file: File = _HERE, set: Set = None, json: Json = False) -> None:
 
 @app.command()
 def run(file: File = _HERE, set: Set = None, json: Json = False) -> None:
-    """Build a version: collect, prepare, train, evaluate, compress; promote it if it is better. Cached and resumable."""
-    with _command(json) as output:
+    """Build a version: collect, prepare, train, evaluate, compress; promote it if it is better. Cached and resumable.
+
+    Ends with exit code 75 after SIGTERM or Ctrl-C, with a checkpoint written: the same command goes on from it.
+    """
+    with _command(json) as output, _going_on():
         workshop = _workshop(file, set)
         pipeline = _use("pipeline")
         made = pipeline.plan(workshop, only_new=True)
@@ -184,15 +210,18 @@ def run(file: File = _HERE, set: Set = None, json: Json = False) -> None:
 @app.command()
 def tune(file: File = _HERE, set: Set = None, json: Json = False) -> None:
     """Search for better settings, as 'tune:' says: trials of the train stage, judged on the validation part. Resumable."""
-    with _command(json) as output:
+    with _command(json) as output, _going_on():
         found = _use("tune").Search(_project(file, set), set or []).run().as_dict()
         output.give(found, _use("show").tuned(found))
 
 
 @app.command()
 def improve(file: File = _HERE, set: Set = None, json: Json = False) -> None:
-    """Turn users' feedback into a new version, and promote it only if it is measured to be better."""
-    with _command(json) as output:
+    """Turn users' feedback into a new version, and promote it only if it is measured to be better.
+
+    Ends with exit code 75 after SIGTERM or Ctrl-C, with a checkpoint written: the same command goes on from it.
+    """
+    with _command(json) as output, _going_on():
         outcome = _use("pipeline").improve(_workshop(file, set)).as_dict()
         output.give(outcome, _use("show").outcome(outcome, file))
 

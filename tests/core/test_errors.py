@@ -15,7 +15,7 @@ def test_exit_codes_are_distinct_by_whose_turn_it_is() -> None:
     codes = {name: kind.exit_code for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
     assert codes == {
         "TreadleError": 1, "UserError": 2, "SourceError": 2, "RequestError": 2, "WorkError": 1, "ArtifactError": 1,
-        "GateRefused": 1, "Interrupted": 130,
+        "GateRefused": 1, "Interrupted": 75,
     }
     assert SpecError.exit_code == 2
 

@@ -72,6 +72,8 @@ for _ in range(3):
         tokens = torch.randint(0, vocabulary, (rows, 256))
         model.loss(Batch({"text": tokens}, {"next": tokens})).backward()
     optimiser.step()
+    tensors = [tensor for state in optimiser.state.values() for tensor in state.values()]
+    checkpoint = [tensor.detach().clone() for tensor in (*tensors, *model.parameters())]
     optimiser.zero_grad(set_to_none=True)
 print(peak_memory())
 """

@@ -21,10 +21,11 @@ from treadle.spec.units import (
     parse_count,
     parse_duration,
     parse_fraction,
+    parse_share_or_steps,
     parse_size,
 )
 
-PARSERS = (parse_bound, parse_budget, parse_count, parse_duration, parse_fraction, parse_size)
+PARSERS = (parse_bound, parse_budget, parse_count, parse_duration, parse_fraction, parse_share_or_steps, parse_size)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,8 @@ PARSERS = (parse_bound, parse_budget, parse_count, parse_duration, parse_fractio
         (parse_fraction, "5%", 0.05), (parse_fraction, 0.05, 0.05), (parse_fraction, "0", 0), (parse_fraction, 1, 1),
         (parse_budget, "500 steps", Budget(500, "steps")), (parse_budget, "1 step", Budget(1, "steps")),
         (parse_budget, "2M tokens", Budget(2e6, "tokens")), (parse_budget, "1.5 epochs", Budget(1.5, "epochs")),
+        (parse_share_or_steps, "5%", 0.05), (parse_share_or_steps, 0.05, 0.05),
+        (parse_share_or_steps, "1 step", Budget(1, "steps")), (parse_share_or_steps, "2k steps", Budget(2000, "steps")),
         (parse_budget, "3 min", Budget(180, "seconds")),
         (parse_bound, "<= 2.0", Bound("<=", 2.0)),
         (parse_bound, ">=50%", Bound(">=", 0.5)), (parse_bound, ">= -1e-3", Bound(">=", -0.001)),
@@ -56,6 +59,7 @@ def test_written_forms(parse: Callable[[object], object], text: object, value: o
         (parse_fraction, "105%"), (parse_fraction, -0.1), (parse_fraction, "nan"), (parse_fraction, True), (parse_fraction, [1]),
         (parse_budget, "0 steps"), (parse_budget, "1.5 steps"), (parse_budget, "nan epochs"), (parse_budget, "inf epochs"),
         (parse_budget, "10"), (parse_budget, "steps"), (parse_budget, {}),
+        (parse_share_or_steps, "105%"), (parse_share_or_steps, "steps"), (parse_share_or_steps, "1.5 steps"),
         (parse_bound, "2.0"), (parse_bound, "< 2"), (parse_bound, "<= 1.2.3"), (parse_bound, "<= 1e999"), (parse_bound, "<= nan"),
     ],
 )

@@ -223,6 +223,19 @@ class StopAt:
         pass
 
 
+class Waiting:
+    """Lets each checkpoint be written before the next may be due, so that there is one of every step."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+
+    def on_step(self, figures: Step) -> None:
+        self.loop.checkpoints.wait()
+
+    def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
+        pass
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_going_on_is_exact(tmp_path: Path, number: int):
     before = signal.getsignal(signal.SIGINT)
@@ -243,7 +256,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
     whole, _ = run(tmp_path / "whole", budget="9 steps")
     loop = make_loop(tmp_path / "cut", budget="9 steps", checkpoint_every="1 ms")
     with pytest.raises(Interrupted):
-        loop.run([StopAt(6, signal.SIGINT)])
+        loop.run([StopAt(6, signal.SIGINT), Waiting(loop)])
     folders = sorted((tmp_path / "cut" / "checkpoints").iterdir())
     assert [folder.name for folder in folders] == ["step-00000005", "step-00000006"]
     weights = folders[-1] / "weights.safetensors"
@@ -326,7 +339,8 @@ def test_bf16_follows_float32_closely_and_is_not_it(tmp_path: Path):
 
 @pytest.mark.parametrize("keep", [2, 4])
 def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path: Path, keep: int):
-    run(tmp_path, budget="8 steps", checkpoint_every="1 ms", keep_checkpoints=keep)
+    loop = make_loop(tmp_path, budget="8 steps", checkpoint_every="1 ms", keep_checkpoints=keep)
+    loop.run([Waiting(loop)])
     assert len(list((tmp_path / "checkpoints").iterdir())) == keep
 
 

@@ -8,7 +8,7 @@
       WorkError                 exit code 1: the work failed
         ArtifactError           truncated, tampered with, or of another kind
         GateRefused             measured, and not good enough
-        Interrupted             stopped by the user; what was done is kept (exit code 130)
+        Interrupted             exit code 75: stopped from outside; what was done is kept, the same command goes on
 
 The command line prints ``str(error)`` and exits with ``error.exit_code``; a traceback is for defects only.
 """
@@ -65,4 +65,4 @@ class GateRefused(WorkError):
 
 
 class Interrupted(WorkError):
-    exit_code = 130
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again

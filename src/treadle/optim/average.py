@@ -14,7 +14,7 @@ class WeightAverage:
     """Of parameters, and of what batch norms have counted, so that both fit together."""
 
     def __init__(self, tensors: Iterable[tuple[str, Tensor]], settings: Average) -> None:
-        self.settings = settings.settings
+        self.settings, self.kind = settings.settings, settings.kind
         self.live = {name: tensor.detach() for name, tensor in tensors if tensor.is_floating_point()}
         self.means = {name: tensor.clone() for name, tensor in self.live.items()}
         self.count = torch.zeros((), dtype=torch.float64)
@@ -39,7 +39,8 @@ class WeightAverage:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on but the settings."""
-        return {f"average.{name}": tensor for name, tensor in self.means.items()} | {"average": self.count}
+        kept = f"average.{self.kind}"
+        return {f"{kept}.{name}": tensor for name, tensor in self.means.items()} | {kept: self.count}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what ``tensors`` once gave."""

@@ -27,7 +27,7 @@ def make_optimizer(
     """
     usual, special = _rules(settings.optimizer)
     named, used = list(parameters), set()
-    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    found: dict[tuple[float, float, bool], dict[str, nn.Parameter]] = {}
     for name, p in named:
         pattern = next((pattern for pattern in settings.groups if fnmatchcase(name, pattern)), None)
         scale, decay = (scales or {}).get(name, 1.0), settings.weight_decay if p.dim() >= 2 else 0.0
@@ -37,7 +37,7 @@ def make_optimizer(
             used.add(pattern)
         p.requires_grad_(p.requires_grad and scale > 0)
         if p.requires_grad:
-            found.setdefault((scale, decay, special is not usual and name.startswith(TRUNK) and p.dim() >= 2), []).append(p)
+            found.setdefault((scale, decay, special is not usual and name.startswith(TRUNK) and p.dim() >= 2), {})[name] = p
     for pattern in settings.groups:
         if pattern not in used:
             some = ", ".join(repr(name) for name, _ in [*named[:3], named[-1]])
@@ -45,7 +45,8 @@ def make_optimizer(
             raise UserError(f"train.groups: {pattern!r} counts for no parameter", cure=cure)
     ordered = sorted(found.items(), key=lambda item: (-item[0][0], -item[0][1], item[0][2]))
     return Optimizer(
-        Group(ps, special if hidden else usual, decay, learning_rate * scale, scale) for (scale, decay, hidden), ps in ordered
+        Group(list(ps.values()), special if hidden else usual, decay, learning_rate * scale, scale, list(ps))
+        for (scale, decay, hidden), ps in ordered
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -45,6 +45,8 @@ class Group:
     lr: float
     lr_scale: float = 1.0
     """What the run's rate is multiplied by."""
+    names: Sequence[str] = ()
+    """Of the parameters, for what is kept of them; none: they are numbered."""
     states: list[State] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,16 +85,21 @@ class Optimizer:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on but the weights and the settings."""
-        return {f"{at}.{name}": tensor for at, state in enumerate(self._states()) for name, tensor in state.items()}
+        return {f"{of}.{name}": tensor for of, state in self._states() for name, tensor in state.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what ``tensors`` once gave."""
-        for at, state in enumerate(self._states()):
+        for of, state in self._states():
             for name, tensor in state.items():
-                tensor.copy_(tensors[f"{at}.{name}"])
+                tensor.copy_(tensors[f"{of}.{name}"])
 
-    def _states(self) -> list[State]:
-        return [state for group in self.param_groups for state in group.states]
+    def _states(self) -> Iterator[tuple[str, State]]:
+        """Each parameter's name, or number, and what is remembered of it."""
+        number = 0
+        for group in self.param_groups:
+            for place, state in enumerate(group.states):
+                yield group.names[place] if group.names else str(number), state
+                number += 1
 
 
 def _clip(gradients: list[Tensor], limit: float | None) -> float:

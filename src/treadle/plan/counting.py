@@ -72,7 +72,8 @@ def train_memory(
     """Peak of a training step that computes ``rows`` sequences at once: float32 weights, gradients of each worker and what the
     optimiser remembers of each weight (``copies`` numbers; AdamW: 2), activations with once more a layer's for the gradients that
     pass through it, and of the output layer, whose scores are computed chunk by chunk, two chunks, its input and the gradient of
-    that, and the gradient of its matrix twice."""
+    that, and the gradient of its matrix twice; and the copy of weights and optimiser that is written as a checkpoint
+    meanwhile."""
     positions = rows * shape.context
     chunks = min(workers * SCORES_HELD, positions * shape.vocabulary)
     parts = {
@@ -80,6 +81,7 @@ def train_memory(
         "weights": _FLOAT * shape.parameters,
         "gradients": workers * _FLOAT * shape.parameters,
         "optimiser": copies * _FLOAT * shape.parameters,
+        "checkpoint": (1 + copies) * _FLOAT * shape.parameters,
         "activations": int(_FLOAT * positions * (activation_floats(shape, dropout) + layer_floats(shape, dropout))),
         "scores": 2 * _FLOAT * (chunks + (positions + workers * shape.vocabulary) * shape.width),
     }
@@ -123,15 +125,17 @@ def count_work(shape: Shape, batch: int, budget: Budget, train_tokens: int, step
     return Work(steps, tokens, tokens / max(train_tokens, 1), tokens * shape.train_flops)
 
 
-def disk_bytes(shape: Shape, text: int, tokens: int, keep_checkpoints: int, quantize: str, copies: int = 2) -> dict[str, int]:
+def disk_bytes(
+    shape: Shape, text: int, tokens: int, keep_checkpoints: int, quantize: str, copies: int = 2, stay: int = 0
+) -> dict[str, int]:
     """Bytes that a run leaves, and needs on its way, on disk: text and tokens, checkpoints with weights and what the optimiser
-    remembers (one more than is kept while the newest is written, three for a run that diverges), the first weights, the model, and
-    the package in float32 or int8."""
+    remembers (one more than is kept while the newest is written, three and that of the start for a run that diverges, and those
+    that ``stay`` with the model), the model, and the package in float32 or int8."""
     parameters = shape.parameters
     return {
         "corpus": text // 3,  # zstd on text, about
         "dataset": 2 * tokens,
-        "checkpoints": ((keep_checkpoints + 4) * (1 + copies) + 1) * _FLOAT * parameters,
+        "checkpoints": (keep_checkpoints + 5 + stay) * (1 + copies) * _FLOAT * parameters,
         "model": _FLOAT * parameters,
         "package": parameters + shape.width * _FLOAT if quantize == "int8" else _FLOAT * parameters,
     }

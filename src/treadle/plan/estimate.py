@@ -132,11 +132,13 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
     memory = _memory(project, data, runtime, resolved.language, rows)
     limit, limit_source = memory_limit(project, runtime.device)
     quantize = spec.compress.quantize or "int8"
-    disk = counting.disk_bytes(resolved.language, data.text, data.tokens, spec.train.keep_checkpoints, quantize, spec.train.copies)
+    work = counting.count_work(resolved.language, resolved.batch, resolved.budget, data.train)
+    s = spec.train
+    stay = s.keep_best + (work.steps // s.keep_every if work and s.keep_every else 0)
+    disk = counting.disk_bytes(resolved.language, data.text, data.tokens, s.keep_checkpoints, quantize, s.copies, stay)
     disk_free = shutil.disk_usage(_existing(store.root)).free
     verdict, cure = _verdict(project, data, runtime, memory, limit, sum(disk.values()), disk_free)
     calibration = None if verdict else calibrate(project, runtime, store.root)
-    work = counting.count_work(resolved.language, resolved.batch, resolved.budget, data.train)
     times: dict[str, tuple[float, str]] = {}
     if calibration:
         work = work or work_in_time(project, data, calibration)

@@ -62,8 +62,8 @@ def stage_times(project: Project, data: DataSize, calibration: Calibration, work
         made_of = "the budget, its last validation and checkpoint"
     else:
         train = work.steps * calibration.step_seconds + _validations(project) * validation
-        train += checkpoint * (1 + train / spec.train.checkpoint_every)
-        made_of = f"{work.steps} steps of {calibration.step_seconds:.3g} s, {_validations(project)} validations, checkpoints"
+        train += checkpoint  # the others are written while it goes on
+        made_of = f"{work.steps} steps of {calibration.step_seconds:.3g} s, {_validations(project)} validations, a checkpoint"
     scored = min(data.test, spec.evaluate.max_tokens)
     forward = scored * calibration.forward_seconds
     baselines = data.train * _NGRAM_PER_TRAINED + scored * (_NGRAM_PER_SCORED + data.bytes_per_token * _LZMA_PER_BYTE)

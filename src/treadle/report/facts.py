@@ -72,6 +72,19 @@ def _model(counts: Mapping[str, Any]) -> Iterator[str]:
     if counts.get("validation_loss") is not None:
         each = " nats per token" if unit == "tokens" else ""
         yield f"loss {counts['loss']:.3f}, validation {counts['validation_loss']:.3f}{each}"
+    yield from gone_on(counts)
+
+
+def gone_on(counts: Mapping[str, Any]) -> Iterator[str]:
+    """From which training a model's went on, and which steps were computed on another device, in another precision or by other
+    threads than its last ones."""
+    if begun := counts.get("went_on_from"):
+        yield f"went on from step {begun['step']} of {begun['model']}"
+    runtime = counts.get("runtime") or {}
+    for part in runtime.get("earlier") or ():
+        threads, each = part["threads"], ", each with its own rows" if part["workers"] > 1 else ""
+        by = f"{part['device']} in {part['precision']} by {threads} thread{'s' * (threads > 1)}{each}"
+        yield f"from step {part['since'] + 1} computed on {by}, later on another: exact but for rounding"
 
 
 def _scorecard(counts: Mapping[str, Any]) -> Iterator[str]:

@@ -53,7 +53,7 @@ class Facts:
         model = self.model
         while model:
             found.insert(0, model)
-            model = _parent(self.manifests, model, "model")
+            model = _improved_from(self.manifests, model)
         return found
 
     @property
@@ -123,6 +123,12 @@ def _parent(manifests: Mapping[str, Manifest], child: Manifest | None, kind: str
     return next(iter(_parents(manifests, child, kind)), None)
 
 
+def _improved_from(manifests: Mapping[str, Manifest], model: Manifest | None) -> Manifest | None:
+    """The model that users' feedback improved to this one. One that a first training went on from stands behind its dataset."""
+    first = model["parents"][0] if model and model["parents"] else ""
+    return manifests.get(first) if first.startswith("model-") else None
+
+
 def _parents(manifests: Mapping[str, Manifest], child: Manifest | None, kind: str) -> list[Manifest]:
     """Those that are in the store."""
     parents = [parent for parent in (child["parents"] if child else ()) if parent.startswith(f"{kind}-")]
@@ -130,7 +136,7 @@ def _parents(manifests: Mapping[str, Manifest], child: Manifest | None, kind: st
 
 
 def _earlier(manifests: Mapping[str, Manifest], model: Manifest | None, cards: Sequence[Manifest]) -> dict[str, Manifest]:
-    base = _parent(manifests, model, "model")
+    base = _improved_from(manifests, model)
     found = {}
     for card in cards:
         for other in manifests.values():

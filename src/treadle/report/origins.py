@@ -9,7 +9,7 @@ from typing import Any
 from treadle.core.machine import environment
 from treadle.data.shards import PARTS
 from treadle.report.charts import both_widths, paired_bars, stacked_bar
-from treadle.report.facts import artifact_facts, moment
+from treadle.report.facts import artifact_facts, gone_on, moment
 from treadle.report.gather import Facts, ancestry
 from treadle.report.graph import Box, draw_graph
 from treadle.report.html import Html, join, keyed, picture, table, tag
@@ -168,6 +168,7 @@ def settings(facts: Facts) -> Html:
             peak = f"; matrix peak {counts['matrix_peak'] / 1e9:.0f} GFLOP/s" if counts.get("matrix_peak") else ""
             memory = f"; peak memory {format_size(counts['peak_memory'])}" if counts.get("peak_memory") else ""
             parts.append(tag("p", f"{words}{peak}{memory}."))
+            parts += [tag("p", f"{fact[0].upper()}{fact[1:]}.") for fact in gone_on(counts)]
     made = facts.model or facts.dataset or facts.corpus
     found: Mapping[str, Any] = made["environment"] if made else environment()
     title = "Environment in which the model was made" if facts.model else "Environment"

@@ -93,6 +93,9 @@ def derive(spec: ProjectSpec) -> Resolved:
         found.append((("train", "average"), "schedule_free keeps an average of its own: leave one of the two out"))
     if spec.train.schedule.plateau and not spec.train.validate_every:
         found.append((("train", "schedule"), "plateau goes by validation: give train.validate_every"))
+    if spec.train.continue_from and spec.evaluate.folds:
+        message = "its model has learned from the records that the folds test on: leave evaluate.folds out"
+        found.append((("train", "continue_from"), message))
     if resolved.batch % spec.train.parts:
         message = f"batch {resolved.batch} is not a multiple of accumulate {spec.train.accumulate}"
         found.append((("train", "batch"), message))

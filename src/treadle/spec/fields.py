@@ -54,6 +54,10 @@ Budget = Annotated[
     units.Budget, *_parsed(_once(units.parse_budget, units.Budget), "500 steps", "2M tokens", "3 epochs", "3 min"),
     PlainSerializer(units.Budget.exact),  # not rounded for people: it is part of an artifact's identity
 ]
+ShareOrSteps = Annotated[
+    float | units.Budget, *_parsed(units.parse_share_or_steps, "5%", "0.05", "100 steps"),
+    PlainSerializer(lambda value: value.exact() if isinstance(value, units.Budget) else value),
+]
 Bound = Annotated[
     units.Bound, *_parsed(_once(units.parse_bound, units.Bound), "<= 2.0", ">= 50%"), PlainSerializer(str)
 ]

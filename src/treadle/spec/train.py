@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from treadle.spec.fields import AutoCount, AutoRate, Budget, Count, Duration, Fraction, Section
+from treadle.spec.fields import AutoCount, AutoRate, Budget, Count, Duration, Fraction, Section, ShareOrSteps
 from treadle.spec.optimizers import Adamw, Optimizer
 from treadle.spec.schedules import Average, Linear, Schedule
 
@@ -37,8 +37,8 @@ class Train(Section):
     groups: dict[str, Group] = {}
     """Parameters that are treated in their own way, by a pattern of their names like ``inputs.*``; the first match counts."""
     schedule: Schedule = Schedule(linear=Linear())
-    warmup: Fraction = 0.03
-    """Share of the budget over which the rate rises from zero."""
+    warmup: ShareOrSteps = 0.03
+    """Share of the budget, or steps, over which the rate rises from zero."""
     final_rate: Fraction = 0.0
     """The lowest rate after the warm-up, as a share of the peak."""
     average: Average | None = None
@@ -63,6 +63,14 @@ class Train(Section):
     """Wall time between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=2)
     """Newest checkpoints that are kept; the one before the newest is the fallback when that is damaged."""
+    keep_every: Annotated[Count, Field(ge=1)] | None = None
+    """Steps between checkpoints that stay with the finished model, for ``continue_from``; None: none do, and its last one until the
+    next model is finished."""
+    keep_best: bool = False
+    """Whether the checkpoint of the lowest validation loss stays with it too."""
+    continue_from: str | None = Field(default=None, pattern=r"^[^@\s]+(@(\d+|best))?$")
+    """A finished model of this project, by its id or as a version like ``v3``, whose training goes on here; after an ``@`` the
+    step of a checkpoint that stayed, or ``best``. The budget counts from that training's first step. None: from the beginning."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of the processor; None: one per core, no more than the environment's `OMP_NUM_THREADS`, or a single one where a
     step is too short to share. The result depends on it, so it is part of the run's identity."""

@@ -94,6 +94,17 @@ def parse_budget(value: object) -> Budget:
     return budget
 
 
+def parse_share_or_steps(value: object) -> float | Budget:
+    """A share in [0, 1] from ``5%`` or ``0.05``, or a number of steps from ``100 steps``."""
+    if isinstance(value, Budget):
+        return value
+    match = re.fullmatch(r"(.*?)\s*steps?", str(value).strip())
+    try:
+        return Budget(parse_count(match.group(1)), "steps") if match else parse_fraction(value)
+    except ValueError:
+        raise ValueError("a share or a number of steps is written like '5%', 0.05 or '100 steps'") from None
+
+
 @dataclass(frozen=True)
 class Bound:
     """A limit on a figure, such as ``<= 2.0``."""

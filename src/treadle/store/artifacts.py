@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -128,6 +129,24 @@ class Store:
             path.mkdir(parents=True, exist_ok=True)
         return path
 
+    @contextmanager
+    def alone(self, workspace: Path) -> Iterator[None]:
+        """Work in ``workspace``, which no other process does meanwhile. Raises ``WorkError`` where one does already."""
+        with disk_errors(self.root), (workspace / "lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of by the system, however the process ends
+            except BlockingIOError:
+                cure = "wait until it ends, or stop it"
+                raise WorkError(f"another process works on this already, in {workspace}", cure=cure) from None
+            yield
+
+    def discard(self, workspace: Path) -> None:
+        """Remove a stage's workspace, whole or not at all: what a crash leaves of it is swept away as drafts are."""
+        dropped = self.root / "tmp" / f"{workspace.name}-{os.getpid()}"
+        shutil.rmtree(dropped, ignore_errors=True)
+        workspace.rename(dropped)
+        shutil.rmtree(dropped, ignore_errors=True)
+
     def has(self, id: str) -> bool:
         return (self.folder(id) / MANIFEST).is_file()
 
@@ -184,7 +203,7 @@ class Store:
                 manifest = json.loads(json.dumps(manifest))  # as it will be read
                 write_json(temporary / MANIFEST, manifest | {"sha256": _digest(manifest)})
                 for path in (*temporary.rglob("*"), temporary):
-                    _sync(path)
+                    sync_file(path)
                 self._publish(temporary, id)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -198,7 +217,7 @@ class Store:
         except ArtifactError:  # nothing there, a leftover without a manifest, or a damaged one
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
-        _sync(final.parent)
+        sync_file(final.parent)
 
     def _sweep(self) -> None:
         """Remove the drafts of processes that are no more."""
@@ -235,7 +254,7 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(path.name + ".part")
     try:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-        _sync(temporary)
+        sync_file(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -291,7 +310,7 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -124,10 +124,13 @@ class HistoryHook:
         self.stream.flush()
 
     def size(self) -> int:
-        """Bytes written so far, all of them on disk."""
+        """Bytes written so far."""
         self.stream.flush()
-        os.fsync(self.stream.fileno())
         return self.stream.tell()
+
+    def sync(self) -> None:
+        """Come back when they are on disk."""
+        os.fsync(self.stream.fileno())
 
     def close(self) -> None:
         self.stream.close()

@@ -6,7 +6,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from treadle.core.batch import Batch
-from treadle.core.errors import Interrupted
+from treadle.core.errors import Interrupted, UserError, WorkError
 from treadle.core.gradients import Gradients, Objective
 from treadle.core.progress import say
 from treadle.core.runtime import Runtime
@@ -28,16 +28,8 @@ from treadle.optim.schedule import rate
 from treadle.spec.train import Train
 from treadle.spec.units import Budget
 from treadle.train.ahead import Ahead, Batches
-from treadle.train.checkpoint import (
-    BEST,
-    Position,
-    Remembering,
-    load_checkpoint,
-    load_start,
-    save_checkpoint,
-    save_start,
-    save_weights,
-)
+from treadle.train.checkpoint import BEST, Checkpoints, Position, Remembering, load_checkpoint, save_weights
+from treadle.train.going_on import Base
 from treadle.train.hooks import HistoryHook, Hook, Step
 from treadle.train.watch import Diverged
 
@@ -75,6 +67,31 @@ class Horizon:
         assert self.seconds is not None
         return position.seconds / self.seconds
 
+    def rate(self, position: Position, peak: float, settings: Train) -> float:
+        """Of the step after ``position``."""
+        if isinstance(settings.warmup, Budget):
+            if position.step < settings.warmup.amount:  # whatever the budget
+                return peak * (position.step + 0.5) / settings.warmup.amount
+            warmup = min(1.0, settings.warmup.amount / self.steps) if self.steps else 0.0
+        else:
+            warmup = settings.warmup
+        progress = self.progress(position)
+        # Half a step on, so that neither the first nor the last step is spent at rate zero.
+        ahead = progress + 0.5 * (1 / self.steps if self.steps else progress / max(position.step, 1))
+        return rate(ahead, peak, warmup, settings.final_rate, settings.schedule, position.falls)
+
+    def same_rates(self, other: Horizon, count: int, peak: float, settings: Train) -> bool:
+        """Whether both go through the same first ``count`` steps."""
+        if self.steps is None or other.steps is None or count > min(self.steps, other.steps):
+            return False
+        places = (Position(step) for step in range(count))
+        return all(self.rate(place, peak, settings) == other.rate(place, peak, settings) for place in places)
+
+    def branch(self, settings: Train) -> int | None:
+        """The step before which a longer run is the same, where that is within the run: the end of ``stable``'s peak."""
+        stable = settings.schedule.stable
+        return int((1 - stable.fall) * self.steps) if stable and self.steps else None
+
 
 @dataclass
 class Loop:
@@ -96,25 +113,31 @@ class Loop:
     validate_train: Callable[[Any], float] | None = None
     """The same measure as ``validate``, of examples that are trained on."""
 
-    def resume(self) -> Position:
-        """Make the optimiser, and go back to the newest whole checkpoint where there is one."""
-        save_start(self.workspace, self.model)
-        self._start()
-        self.position = load_checkpoint(self.workspace, self.model, self._remembering()) or Position()
+    def resume(self, base: Base | None = None) -> Position:
+        """Make the optimiser, and go back to the newest whole checkpoint; where there is none, to ``base``. Raises ``UserError``
+        where the budget is used up there already, or its weights are not this model's."""
+        state = self._make_optimizer()
+        self.checkpoints = Checkpoints(self.workspace, self.settings, self.horizon.branch(self.settings))
+        found = load_checkpoint(self.workspace, self.model, state)
+        self.position = found or (self._begin_at(base) if base else Position())
+        if found is None:
+            self.checkpoints.begin(self.model, self._remembering(), self.position)
+        if self.position.computed_on(**self._way()):
+            what = f"the first {self.position.step} steps were computed on {_described(self.position.computed[-2])}"
+            say(f"{what}: the result is the same but for rounding")
         self.ahead = Ahead(self.batches)
         self.gradients = Gradients(self.model, self.objective, self.runtime, self.settings)
         self.history = HistoryHook(self.workspace / "history.jsonl", self.position.history_bytes)
         return self.position
 
-    def _start(self) -> None:
-        """All that goes from step to step, as it is before the first."""
-        s = self.settings
-        scales = self.model.layer_scales(s.layer_decay) if s.layer_decay < 1 else {}
-        self.optimizer = make_optimizer(self.model.named_parameters(), s, self.learning_rate, scales)
-        self.average = WeightAverage(self.model.state_dict().items(), s.average) if s.average else None
+    def _way(self) -> dict[str, Any]:
+        """On what it computes."""
+        r = self.runtime
+        return {"device": r.device.type, "precision": r.precision, "threads": r.threads, "workers": r.workers}
 
     def close(self) -> None:
         """Let files and threads go."""
+        self.checkpoints.close()
         self.history.close()
         self.gradients.close()
         self.ahead.close()
@@ -123,9 +146,8 @@ class Loop:
         """Train to the end. Raises ``Interrupted`` after Ctrl-C or SIGTERM, with a checkpoint of the last step written."""
         watchers: list[Hook] = [self.history, *hooks]
         start, before = time.perf_counter(), self.position.seconds
-        saved = start
         with _interruptions() as stop:
-            while self.horizon.progress(self.position) < 1.0 and not self._out_of_patience():
+            while not stop and self.horizon.progress(self.position) < 1.0 and not self._out_of_patience():
                 try:
                     figures = self._step(start, before)
                 except Diverged as trouble:
@@ -138,20 +160,33 @@ class Loop:
                 if self._validation_due():
                     self._validate(figures, watchers)
                     self.position.seconds = before + time.perf_counter() - start
-                now = time.perf_counter()
-                if stop or now - saved >= self.settings.checkpoint_every:
-                    self.save()
-                    saved = now
-                if stop:
-                    cure = "run the same command again: it goes on from here"
-                    raise Interrupted(f"stopped at step {self.position.step}; a checkpoint is written", cure=cure)
-        self.save()
+                if self.checkpoints.due(self.position):
+                    self.save(wait=False)
+            self.save()
+            if stop:
+                cure = "run the same command again: it goes on from here"
+                raise Interrupted(f"stopped at step {self.position.step}; a checkpoint is written", cure=cure)
         if self.settings.patience:
             self.model.load_state_dict(load_file(self.workspace / BEST))
         else:
             for tensor, final in self._final():
                 tensor.copy_(final)
         return self.position
+
+    def _make_optimizer(self) -> list[Remembering]:
+        s = self.settings
+        scales = self.model.layer_scales(s.layer_decay) if s.layer_decay < 1 else {}
+        self.optimizer = make_optimizer(self.model.named_parameters(), s, self.learning_rate, scales)
+        self.average = WeightAverage(self.model.state_dict().items(), s.average) if s.average else None
+        return self._remembering()
+
+    def _begin_at(self, base: Base) -> Position:
+        position = base.begin(self.model, self._make_optimizer, self.workspace)
+        every, progress = self.settings.validate_every, self.horizon.progress(position)
+        if progress >= 1.0:
+            raise UserError(f"the budget is used up at step {position.step} of {base.model.id}", cure="raise train.budget")
+        position.validations = int(progress / every + 1e-9) if every else 0
+        return position
 
     def _remembering(self) -> list[Remembering]:
         """All that goes from step to step beside the weights."""
@@ -178,10 +213,13 @@ class Loop:
     def _out_of_patience(self) -> bool:
         return bool(self.settings.patience) and self.position.worse >= (self.settings.patience or 0)
 
-    def save(self) -> None:
+    def save(self, wait: bool = True) -> None:
+        """Take a checkpoint, and unless ``wait`` is False, come back when it is on disk."""
         begun = time.perf_counter()
         self.position.history_bytes = self.history.size()
-        save_checkpoint(self.workspace, self.model, self._remembering(), self.position, self.settings.keep_checkpoints)
+        self.checkpoints.take(self.model, self._remembering(), self.position, self.history.sync)
+        if wait:
+            self.checkpoints.wait()
         self._spend("checkpoints", time.perf_counter() - begun)
 
     def _spend(self, what: str, seconds: float) -> None:
@@ -190,11 +228,7 @@ class Loop:
     def _step(self, start: float, before: float) -> Step:
         position, settings = self.position, self.settings
         begun = time.perf_counter()
-        progress = self.horizon.progress(position)
-        # Half a step on, so that neither the first nor the last step is spent at rate zero.
-        ahead = progress + 0.5 * (1 / self.horizon.steps if self.horizon.steps else progress / max(position.step, 1))
-        learning_rate = rate(ahead, self.learning_rate, settings.warmup, settings.final_rate, settings.schedule, position.falls)
-        learning_rate *= position.watch.rate(position.step)
+        learning_rate = self.horizon.rate(position, self.learning_rate, settings) * position.watch.rate(position.step)
         for group in self.optimizer.param_groups:
             group.lr = learning_rate * group.lr_scale
         batch = self.ahead.batch_at(position.step + position.watch.offset(position.step), self.batch).to(self.runtime.device)
@@ -231,10 +265,11 @@ class Loop:
         back = position.watch.turn_back(position.step, trouble, position.validated if self.settings.patience else 0)
         say(back.words)
         self.model.zero_grad(set_to_none=True)
+        self.checkpoints.wait()
         found = load_checkpoint(self.workspace, self.model, self._remembering(), back.to)
         if found is None:
-            found = load_start(self.workspace, self.model)
-            self._start()
+            raise WorkError(f"{back.words}, of which no checkpoint is left", cure="run again: it begins anew") from trouble
+        found.computed_on(**self._way())
         found.watch.returns, found.seconds, found.spent = position.watch.returns, position.seconds, position.spent
         self.position = found
         self.history.cut(found.history_bytes)
@@ -263,7 +298,7 @@ class Loop:
         """Count how often in a row the lowest validation loss was not reached; keep its weights, or lower the rate, as asked."""
         position, plateau = self.position, self.settings.schedule.plateau
         if position.best is None or loss < position.best:
-            position.best, position.worse, position.flat = loss, 0, 0
+            position.best, position.best_step, position.worse, position.flat = loss, position.step, 0, 0
             if self.settings.patience:
                 save_weights(self.model, self.workspace / BEST)
             return
@@ -271,6 +306,11 @@ class Loop:
         position.flat += 1
         if plateau and position.flat >= plateau.patience:
             position.falls, position.flat = position.falls + 1, 0
+
+
+def _described(runtime: Mapping[str, Any]) -> str:
+    threads, each = runtime["threads"], ", each with its own rows" if runtime["workers"] > 1 else ""
+    return f"{runtime['device']} in {runtime['precision']} by {threads} thread{'s' * (threads > 1)}{each}"
 
 
 def mean_loss(model: Any, held_out: Examples, batch: int, rows: int, runtime: Runtime) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from treadle.core.errors import UserError
 from treadle.core.layout import Layout
 from treadle.core.machine import peak_memory
 from treadle.core.paths import file_digest, find_path
@@ -39,6 +40,7 @@ from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
 from treadle.store.artifacts import Artifact, Draft, Making, Store
 from treadle.store.start import open_start
+from treadle.train.going_on import Base, drop_states, earlier_part, keep_states, open_base
 from treadle.train.hooks import Hook, ProgressHook
 from treadle.train.loop import Horizon, Loop, mean_loss
 from treadle.train.naive import naive_loss
@@ -47,6 +49,10 @@ from treadle.train.profile import TRACE
 from treadle.train.watching import WORST, Watchers
 
 VERSION = 4
+_NO_WEIGHTS = ("checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "continue_from", "log_to", "profile")
+"""Settings that change no weight."""
+_MACHINE = ("device", "precision", "threads", "workers")
+"""Of what a model is made of: what changes no more than the rounding."""
 FEEDBACK_RATE = 1 / 40
 """Peak rate of a round of improvement whose rate is not given, as a share of the first training's: a finished model unlearns fast
 at the rate that it once began with (docs/experiments.md)."""
@@ -77,6 +83,8 @@ class Round:
     sample: Chosen | None = None
     """Examples that are trained on, as they are without random changes: about as many as are validated on, and measured alike. None
     in a round of improvement, whose validation part is of old data alone."""
+    base: Base | None = None
+    """What ``train.continue_from`` names."""
 
     @property
     def unit(self) -> str:
@@ -87,6 +95,11 @@ class Round:
     def per_row(self) -> int:
         """Units in one row of a batch."""
         return self.held_out.context or 1
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a later training may go on from this one: not from a round of improvement."""
+        return self.sample is not None
 
     def watched(self, batch: int) -> int:
         """Examples that are validated on: all records, of tokens as many whole batches as the settings say."""
@@ -104,6 +117,8 @@ def first_round(project: Project, dataset: Artifact) -> Round:
     """Fresh weights on the dataset's train part."""
     spec, resolved = project.spec, project.resolved
     settings = spec.train.model_copy(update={"accumulate": spec.train.parts})
+    base = _base(project, dataset)
+    parents = (dataset.id, base.model.id) if base else (dataset.id,)
     if dataset.counts.get("kind") == "records":
         schema = Schema.load(dataset.path)
         table, held_out = (open_table(dataset, schema, part, spec.seed) for part in ("train", "validation"))
@@ -114,8 +129,8 @@ def first_round(project: Project, dataset: Artifact) -> Round:
         known = np.sort(permutation(spec.seed, 0, table.records, 2)[: max(held_out.records, _FEW)])
         plain = Table.open(dataset.path, "train", list(schema.inputs), list(schema.targets), shuffle=False)
         return Round(
-            (dataset.id,), model, table, held_out, "answers", settings, resolved.budget, resolved.learning_rate, table.records,
-            held_out.records, resolved.reasons, Chosen(plain, known),
+            parents, model, table, held_out, "answers", settings, resolved.budget, resolved.learning_rate, table.records,
+            held_out.records, resolved.reasons, Chosen(plain, known), base,
         )
     name, head = _names(project)
     text = _text_model(project, dataset)
@@ -130,9 +145,23 @@ def first_round(project: Project, dataset: Artifact) -> Round:
     rows = min(watched_rows(watched, watched.tokens_per_epoch, spec.train, resolved.batch), windows.windows)
     objective = "next_token" if isinstance(text, LanguageModel) else "answers"
     return Round(
-        (dataset.id,), text, *seen, objective, settings, resolved.budget, resolved.learning_rate, windows.tokens_per_epoch,
+        parents, text, *seen, objective, settings, resolved.budget, resolved.learning_rate, windows.tokens_per_epoch,
         watched.tokens_per_epoch, resolved.reasons, Chosen(as_it_is, np.arange(rows, dtype=np.int64)),
+        base,
     )
+
+
+def _base(project: Project, dataset: Artifact) -> Base | None:
+    """What ``train.continue_from`` names. Raises ``UserError`` where ``dataset`` means other things by the same numbers."""
+    base = open_base(project)
+    if base is None:
+        return None
+    file = _described(dataset)
+    if (base.model.path / file).read_bytes() != (dataset.path / file).read_bytes():
+        what = "words or characters" if file == "tokenizer.json" else "categories or scales"
+        cure = "change 'data:' back, or begin with model.start_from, which brings its words along"
+        raise UserError(f"train.continue_from: {base.model.id} has learned other {what} than this data gives", cure=cure)
+    return base
 
 
 def _records_improvement(project: Project, base: Artifact, dataset: Artifact, feedback: Artifact) -> Round:
@@ -211,18 +240,21 @@ def model_making(project: Project, store: Store, round: Round, runtime: Runtime)
     config: dict[str, Any] = {
         "model": identity(project), "train": round.settings.model_dump(mode="json"),
         "budget": round.budget.exact(), "learning_rate": round.learning_rate, "batch": project.resolved.batch, "seed": spec.seed,
-        "objective": round.objective, "replay": spec.improve.replay if len(round.parents) > 1 else None,
+        "objective": round.objective, "replay": None if round.may_go_on else spec.improve.replay,
         "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads,
         "workers": runtime.workers,
     }
-    for unimportant in ("checkpoint_every", "keep_checkpoints", "log_to", "profile"):  # they change no weight
-        config["train"].pop(unimportant)
+    if round.base:
+        config["continue_from"] = round.base.identity
+    for no_weight_changes in _NO_WEIGHTS:
+        config["train"].pop(no_weight_changes)
     return store.making("model", round.parents, config, VERSION, spec.seed)
 
 
 def train_model(project: Project, store: Store, dataset: Artifact, round: Round, hooks: Sequence[Hook] = ()) -> Artifact:
-    """Train, or go on with an interrupted training of the same thing; the artifact is a Hugging Face folder with its history.
-    ``hooks`` watch beside the progress line; what one raises ends the training."""
+    """Train, or go on with an interrupted training of the same thing, or from the steps that a finished one shares with it; the
+    artifact is a Hugging Face folder with its history. ``hooks`` watch beside the progress line; what one raises ends the
+    training."""
     flops = train_flops(round, project.resolved.batch)
     runtime = round_runtime(project, round, flops)
     making = model_making(project, store, round, runtime)
@@ -231,19 +263,47 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round,
             say("train.profile: this model is there already, so no step was taken that could be profiled")
         return cached
     say(f"training in {runtime.precision} on {runtime.threads} thread{'s' * (runtime.threads > 1)} ({runtime.reason})")
-    workspace = store.workspace(making.id)
-    counts = _run(project, round, dataset, runtime, flops, workspace, hooks, making.config)
-    with making.draft() as draft:
-        _write(draft, round.model, dataset, workspace)
-        draft.counts.update(counts)
-    shutil.rmtree(workspace)
+    workspace = _workspace(store, making)
+    with store.alone(workspace):
+        if round.base:
+            round.base.stay()
+        base = round.base or _earlier_part(project, store, making, round)
+        counts = _run(project, round, dataset, runtime, flops, workspace, base, hooks, making.config)
+        may_go_on = round.may_go_on and "fold" not in dataset.counts
+        if may_go_on:
+            keep_states(store, making.id, workspace, counts["checkpoints"], round.settings)
+        with making.draft() as draft:
+            _write(draft, round.model, dataset, workspace)
+            draft.counts.update(counts)
+        store.discard(workspace)
+    if may_go_on:
+        drop_states(store, making.id)
     return making.open()
 
 
+def _workspace(store: Store, making: Making) -> Path:
+    """The same whatever machine computes, so that a run that was interrupted is found again on another."""
+    config = {key: value for key, value in making.config.items() if key not in _MACHINE}
+    config["train"] = {key: value for key, value in making.config["train"].items() if key not in _MACHINE}
+    return store.workspace(store.identify("model", making.parents, config, making.version))
+
+
+def _earlier_part(project: Project, store: Store, making: Making, round: Round) -> Base | None:
+    """The last checkpoint of a finished training that this one, too, would come to."""
+    size = project.resolved.batch * round.per_row
+    horizon = Horizon.of(round.budget, size, round.per_epoch)
+
+    def agrees(budget: Budget, step: int) -> bool:
+        other = Horizon.of(budget, size, round.per_epoch)
+        return step != horizon.steps and horizon.same_rates(other, step, round.learning_rate, round.settings)
+
+    return earlier_part(store, making, round.settings, agrees)
+
+
 def _run(
-    project: Project, round: Round, dataset: Artifact, runtime: Runtime, flops: float, workspace: Path, hooks: Sequence[Hook],
-    config: Mapping[str, Any],
-) -> dict[str, object]:
+    project: Project, round: Round, dataset: Artifact, runtime: Runtime, flops: float, workspace: Path, base: Base | None,
+    hooks: Sequence[Hook], config: Mapping[str, Any],
+) -> dict[str, Any]:
     """The loop with its hooks; gives the manifest's counts."""
     batch, settings = project.resolved.batch, round.settings
     size = batch * round.per_row
@@ -259,10 +319,11 @@ def _run(
     )
     peak = matrix_peak(runtime)
     torch.manual_seed(project.spec.seed)  # of dropout's masks; a checkpoint brings its own state
-    begin = loop.resume()
+    begin = loop.resume(base)
     resumed = begin.step
     if resumed:
-        say(f"going on from the checkpoint at step {resumed} ({format_count(begin.tokens)} {round.unit})")
+        whose = f" of {base.model.id}" if base and begin.begun == base.identity and resumed == base.step else ""
+        say(f"going on from the checkpoint{whose} at step {resumed} ({format_count(begin.tokens)} {round.unit})")
     watchers = Watchers(
         project, dataset, round.model, round.batches, round.held_out, settings, batch, watched, runtime, workspace
     )
@@ -286,12 +347,14 @@ def _run(
         "parameters": round.model.parameter_count, "tokens_per_second": significant(speed),
         "flops_share": significant(speed * flops / peak), "matrix_peak": peak, "peak_memory": peak_memory(),
         "noise_scale": end.noise.value, "returns": [asdict(back) for back in end.watch.returns],
-        "budget": str(round.budget), "resumed_at": resumed, "shape": shape,
+        "budget": str(round.budget), "resumed_at": resumed, "went_on_from": end.begun, "best_step": end.best_step,
+        "checkpoints": loop.checkpoints.staying(end), "shape": shape,
         "spent": {name: significant(seconds) for name, seconds in end.spent.items()}, **watchers.counts,
         "derived": [d.as_dict() for d in round.reasons],
         "runtime": {
             "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads, "workers": runtime.workers,
             "reason": runtime.reason,
+            "earlier": end.computed[:-1],
         },
     }
 
@@ -329,8 +392,7 @@ def identity(project: Project) -> dict[str, Any]:
 def _write(draft: Draft, model: TextModel, dataset: Artifact, workspace: Path) -> None:
     model = model.to("cpu")
     save_text_model(model, draft.path)
-    described = FIELDS_FILE if dataset.counts.get("kind") == "records" else "tokenizer.json"
-    shutil.copy(dataset.path / described, draft.path)
+    shutil.copy(dataset.path / _described(dataset), draft.path)
     shutil.copy(workspace / "history.jsonl", draft.path)
     shutil.copytree(workspace / "tensorboard", draft.path / "tensorboard")
     for path in (*workspace.glob(TRACE), *workspace.glob(f"{WORST}*.png")):
@@ -339,3 +401,8 @@ def _write(draft: Draft, model: TextModel, dataset: Artifact, workspace: Path) -
 
 def _names(project: Project) -> tuple[str, str]:
     return next(iter(project.spec.model.inputs)), next(iter(project.spec.model.heads))
+
+
+def _described(dataset: Artifact) -> str:
+    """The file that says what a model's numbers mean."""
+    return FIELDS_FILE if dataset.counts.get("kind") == "records" else "tokenizer.json"
