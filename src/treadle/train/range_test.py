@@ -26,7 +26,7 @@ _MEMORY = 0.9
 """Share of the smoothed loss that goes into the next."""
 _QUIET = 20
 """First steps, whose rates are low: they show the loss before it falls, and its noise."""
-_SHARE = 0.1
+_SHARE = 1 / 3
 """Of the rate at which the loss is lowest: above it training is about to blow up, and a whole run needs some distance."""
 
 
@@ -81,7 +81,7 @@ def choose(points: list[tuple[float, float]]) -> Range:
         level = statistics.fmean(quiet)
         if level - lowest > max(3 * statistics.stdev(quiet), 0.01 * abs(level)):
             found = significant(_SHARE * rate, 2)
-            why = f"a tenth of {rate:.2g}, where the loss of a range test of {len(points)} steps was lowest (Smith 2017)"
+            why = f"a third of {rate:.2g}, where the loss of a range test of {len(points)} steps was lowest (Smith 2017)"
             return Range(found, kept, why)
     return Range(None, kept, "the loss of a range test fell at no rate by more than its noise")
 
