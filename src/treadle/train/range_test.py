@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,9 @@ _LOW, _HIGH = 0.01, 1000.0
 """First and last rate, as a share of the one that follows from the size."""
 _MEMORY = 0.9
 """Share of the smoothed loss that goes into the next."""
-_SHARE = 0.1
+_QUIET = 20
+"""First steps, whose rates are low: they show the loss before it falls, and its noise."""
+_SHARE = 1 / 3
 """Of the rate at which the loss is lowest: above it training is about to blow up, and a whole run needs some distance."""
 
 
@@ -72,18 +75,17 @@ def range_test(
 def choose(points: list[tuple[float, float]]) -> Range:
     """The rate that the curve of (rate, smoothed loss) speaks for."""
     kept = tuple((significant(rate), significant(loss, 5)) for rate, loss in points)
-    if points:
+    if len(points) > _QUIET:
         rate, lowest = min(points, key=lambda point: point[1])
-        gained = points[0][1] - lowest
-        if gained > 0.01 * abs(points[0][1]):
+        quiet = [loss for _, loss in points[:_QUIET]]
+        level = statistics.fmean(quiet)
+        if level - lowest > max(3 * statistics.stdev(quiet), 0.01 * abs(level)):
             found = significant(_SHARE * rate, 2)
-            why = f"a tenth of {rate:.2g}, where the loss of a range test of {len(points)} steps was lowest (Smith 2017)"
+            why = f"a third of {rate:.2g}, where the loss of a range test of {len(points)} steps was lowest (Smith 2017)"
             return Range(found, kept, why)
-    return Range(None, kept, "the loss of a range test fell at no rate")
+    return Range(None, kept, "the loss of a range test fell at no rate by more than its noise")
 
 
 def _blown_up(smooth: list[float]) -> bool:
-    """Whether all that was gained is lost, and as much again."""
-    lowest = min(smooth)
-    gained = smooth[0] - lowest
-    return gained > 0.01 * abs(smooth[0]) and smooth[-1] > smooth[0] + gained
+    """Whether the loss is twice what it was at first."""
+    return len(smooth) > _QUIET and smooth[-1] > 2 * abs(statistics.fmean(smooth[:_QUIET]))
