@@ -145,6 +145,8 @@ def test_too_short_a_run_is_not_profiled_and_says_so(tmp_path: Path, capsys: pyt
     assert model.counts["profile"] is None
     assert not (model.path / "profile.json.gz").exists()
     assert "nothing was profiled" in capsys.readouterr().err
+    quiet = trained(load_project(tmp_path, ("train.profile=true", "train.budget=9 steps", "train.validate_every=0")))
+    assert quiet.counts["profile"]["steps"] == 3
     trained(load_project(tmp_path, ("train.profile=true", "train.budget=6 steps")))
     assert "no step was taken that could be profiled" in capsys.readouterr().err
 

@@ -21,10 +21,11 @@ _SHOWN = 10
 
 
 class ProfileHook:
-    """Records ``STEPS`` steps between which nothing was validated. It watches operations and changes none."""
+    """Records the ``STEPS`` steps after a validation, so that none falls between them: recorded too, it would take longer.
+    Where nothing is validated on the way, those after the first ones. It watches operations and changes none."""
 
-    def __init__(self, folder: Path, runtime: Runtime) -> None:
-        self.trace, self.runtime = folder / TRACE, runtime
+    def __init__(self, folder: Path, runtime: Runtime, validates: bool) -> None:
+        self.trace, self.runtime, self.validates, self.over = folder / TRACE, runtime, validates, False
         self.found: dict[str, Any] | None = None
         """What was recorded, as JSON values: ``steps``; of one of them ``seconds``, seconds ``in_operations`` and ``calls``; and
         its costliest ``operations``, each with its ``name``, ``share`` of the time in operations, ``calls`` and ``seconds``."""
@@ -32,19 +33,21 @@ class ProfileHook:
         self._left, self._seconds = AFTER, 0.0
 
     def on_step(self, figures: Step) -> None:
-        if self.found is not None:
+        if self.over:
             return
         self._left -= 1
         if self._recorder is not None:
             self._seconds += sum(figures.spent.values())
             if self._left == 0:
                 self._end()
-        elif self._left == 0:
+        elif self._left == 0 and not self.validates:
             self._begin()
 
     def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
-        if self._recorder is not None:
+        if self._recorder is not None:  # they come too often
             self._recorder.stop()
+            self._recorder, self.over = None, True
+        elif not self.over and self._left <= 0 and figures.progress < 1:
             self._begin()
 
     def close(self) -> None:
@@ -53,7 +56,7 @@ class ProfileHook:
             self._recorder.stop()
             self._recorder = None
         if self.found is None:
-            say(f"nothing was profiled: that takes {AFTER} steps and then {STEPS} without a validation in between")
+            say(f"nothing was profiled: that takes {AFTER} steps, a validation, and then {STEPS} steps without another")
 
     def _begin(self) -> None:
         device = [ProfilerActivity.CUDA] if self.runtime.device.type == "cuda" else []
@@ -62,7 +65,7 @@ class ProfileHook:
         self._recorder.start()
 
     def _end(self) -> None:
-        recorder, self._recorder = self._recorder, None
+        recorder, self._recorder, self.over = self._recorder, None, True
         recorder.stop()
         recorder.export_chrome_trace(str(self.trace))
         on_device = self.runtime.device.type == "cuda"

@@ -58,7 +58,7 @@ class Watchers:
         board = TensorBoardHook(self.workspace / "tensorboard", step)
         told = Told(self.project.spec.name, self.workspace.name, flat(config), self.project.store, self.workspace)
         trackers = [_TRACKERS[name](told) for name in self.settings.log_to]
-        profiler = ProfileHook(self.workspace, self.runtime) if self.settings.profile else None
+        profiler = ProfileHook(self.workspace, self.runtime, self.settings.validate_every > 0) if self.settings.profile else None
         done = False
         try:
             for tracker in trackers:
