@@ -43,7 +43,7 @@ def main() -> None:
             KINDS[kind].write(folder)
             disturber = Disturber(trainings, folder, KINDS[kind].overrides, chance)
             for _ in range(min(PER_RUN, given.kills - kills.total())):
-                disturber.kill(chance.choice(WAYS), most=8)
+                disturber.kill(chance.choice(WAYS), most=4)
             runs[kind] += 1
             same[kind] += disturber.finish().is_that_of(whole[kind])
             kills.update((kind, way) for way in disturber.kills)

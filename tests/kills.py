@@ -50,20 +50,20 @@ class Kind:
 
 
 KINDS = {
-    "language": Kind("", ("train.budget=120 steps", "train.average=ema", "model.trunk.transformer.dropout=0.1")),
-    "masked": Kind("bert/pretrain", ("train.budget=150 steps", "train.accumulate=2", "train.average=swa")),
+    "language": Kind("", ("train.budget=80 steps", "train.average=ema", "model.trunk.transformer.dropout=0.1")),
+    "masked": Kind("bert/pretrain", ("train.budget=80 steps", "train.accumulate=2", "train.average=swa")),
     "recurrent": Kind("chars-lstm", (
-        "train.budget=120 steps", "train.optimizer=schedule_free", "train.schedule=constant", "model.trunk.recurrent.dropout=0.2",
+        "train.budget=80 steps", "train.optimizer=schedule_free", "train.schedule=constant", "model.trunk.recurrent.dropout=0.2",
     )),
     "table": Kind("credit-risk", (
-        "train.budget=60 epochs", "train.patience=12", "train.validate_every=2%", "train.keep_best=true",
+        "train.budget=30 epochs", "train.patience=12", "train.validate_every=4%", "train.keep_best=true",
     )),
     "image": Kind("objects-cnn", (
-        "train.budget=120 steps", "train.optimizer={sgd: {momentum: 0.9, nesterov: true}}", "train.validate_every=5%",
+        "train.budget=80 steps", "train.optimizer={sgd: {momentum: 0.9, nesterov: true}}", "train.validate_every=5%",
         "train.schedule={plateau: {patience: 1}}", "model.trunk.conv.norm=batch", "train.keep_every=25",
     )),
-    "audio": Kind("spoken-digits-ctc", ("train.budget=100 steps", "train.optimizer=muon", "train.schedule=stable")),
-    "items": Kind("recommend", ("train.budget=40 epochs", "train.optimizer=adafactor", "train.schedule=one_cycle")),
+    "audio": Kind("spoken-digits-ctc", ("train.budget=80 steps", "train.optimizer=muon", "train.schedule=stable")),
+    "items": Kind("recommend", ("train.budget=20 epochs", "train.optimizer=adafactor", "train.schedule=one_cycle")),
 }
 
 
@@ -161,7 +161,7 @@ class Disturber:
     chance: random.Random
     kills: list[str] = field(default_factory=list)
 
-    def kill(self, way: str, most: int = 12) -> None:
+    def kill(self, way: str, most: int = 6) -> None:
         """Start, and after 1 to ``most`` steps and a moment end it by SIGKILL or SIGTERM; ``cut``: by SIGKILL, and then the newest
         checkpoint loses its end."""
         first = newest(self.folder)
