@@ -281,7 +281,10 @@ def test_no_whole_checkpoint_means_from_the_start(tmp_path: Path):
     loop, _ = run(tmp_path, budget="3 steps")
     for folder in (tmp_path / "checkpoints").iterdir():
         (folder / "state.json").unlink()
-    assert load_checkpoint(tmp_path, loop.model, [loop.optimizer]) is None
+    begin = load_checkpoint(tmp_path, loop.model, [loop.optimizer])
+    assert begin == Position()
+    for ours, fresh in zip(loop.model.parameters(), make_model(SHAPE, 0).parameters(), strict=True):
+        assert torch.equal(ours, fresh)
     assert not list((tmp_path / "checkpoints").iterdir())
 
 

@@ -143,11 +143,11 @@ class Watcher:
         alive = [pair for pair in notes if is_alive(pair[1])]
         if alive:
             workspace, note = alive[-1]
-            return Seen("running", workspace.name, note, self._lines(workspace, note["started"]))
+            return Seen("running", note["model"], note, self._lines(workspace, note["started"]))
         made = [manifest for manifest in Store(self.root).all() if manifest["kind"] == "model"][-1:]
         if notes and (not made or str(notes[-1][1]["started"]) > str(made[-1]["created"])):
             workspace, note = notes[-1]
-            return Seen("stopped", workspace.name, note, self._lines(workspace, note["started"]))
+            return Seen("stopped", note["model"], note, self._lines(workspace, note["started"]))
         if not made:
             return Seen("none")
         model = made[-1]

@@ -18,7 +18,7 @@ FILE = "run.json"
 def write_note(workspace: Path, said: Mapping[str, Any]) -> None:
     """Say in ``workspace`` what is trained there, by this process, from now on."""
     at, process = datetime.now(UTC).isoformat(timespec="milliseconds"), [socket.gethostname(), *this_process()]
-    write_json(workspace / FILE, {**said, "model": workspace.name, "process": process, "started": at})
+    write_json(workspace / FILE, {"model": workspace.name, **said, "process": process, "started": at})
 
 
 def read_notes(root: Path) -> list[tuple[Path, dict[str, Any]]]:

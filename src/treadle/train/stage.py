@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -139,9 +139,9 @@ def first_round(project: Project, dataset: Artifact) -> Round:
     seen: tuple[Examples, Examples] = (windows, watched)
     as_it_is: Examples = windows
     if spec.model.masks:
-        tokenizer, settings = load_tokenizer(dataset.path / "tokenizer.json"), spec.model.heads[head].settings
-        seen = (Masked(windows, Masker(tokenizer, settings, spec.seed)), Masked(watched, Masker(tokenizer, settings, 0)))
-        as_it_is = Masked(windows, Masker(tokenizer, settings, 0))
+        tokenizer, hidden = load_tokenizer(dataset.path / "tokenizer.json"), spec.model.heads[head].settings
+        seen = (Masked(windows, Masker(tokenizer, hidden, spec.seed)), Masked(watched, Masker(tokenizer, hidden, 0)))
+        as_it_is = Masked(windows, Masker(tokenizer, hidden, 0))
     rows = min(watched_rows(watched, watched.tokens_per_epoch, spec.train, resolved.batch), windows.windows)
     objective = "next_token" if isinstance(text, LanguageModel) else "answers"
     return Round(
@@ -268,7 +268,7 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round,
         if round.base:
             round.base.stay()
         base = round.base or _earlier_part(project, store, making, round)
-        counts = _run(project, round, dataset, runtime, flops, workspace, base, hooks, making.config)
+        counts = _run(project, round, dataset, runtime, flops, workspace, base, hooks, making)
         may_go_on = round.may_go_on and "fold" not in dataset.counts
         if may_go_on:
             keep_states(store, making.id, workspace, counts["checkpoints"], round.settings)
@@ -302,7 +302,7 @@ def _earlier_part(project: Project, store: Store, making: Making, round: Round) 
 
 def _run(
     project: Project, round: Round, dataset: Artifact, runtime: Runtime, flops: float, workspace: Path, base: Base | None,
-    hooks: Sequence[Hook], config: Mapping[str, Any],
+    hooks: Sequence[Hook], making: Making,
 ) -> dict[str, Any]:
     """The loop with its hooks; gives the manifest's counts."""
     batch, settings = project.resolved.batch, round.settings
@@ -328,11 +328,11 @@ def _run(
         project, dataset, round.model, round.batches, round.held_out, settings, batch, watched, runtime, workspace
     )
     note = {
-        "unit": round.unit, "budget": str(round.budget), "steps": horizon.steps, "seconds": horizon.seconds, "flops": flops,
-        "peak": peak,
+        "model": making.id, "unit": round.unit, "budget": str(round.budget), "steps": horizon.steps, "seconds": horizon.seconds,
+        "flops": flops, "peak": peak,
     }
     try:
-        with task("training", 1.0) as progress, watchers.at_work(resumed, note, config) as boards:
+        with task("training", 1.0) as progress, watchers.at_work(resumed, note, making.config) as boards:
             progress.done = horizon.progress(begin)
             end = loop.run([ProgressHook(progress, flops, peak, round.unit), *boards, *hooks])
     finally:
