@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -131,7 +132,8 @@ def watching(world: World) -> tuple[subprocess.Popen[bytes], int]:
     ours, theirs = pty.openpty()
     words = [sys.executable, "-m", "treadle", "watch", "-f", str(world.project.folder)]
     env = os.environ | {"COLUMNS": "80", "TERM": "xterm"}
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
+    listens = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=env, preexec_fn=listens)
     os.close(theirs)
     return process, ours
 
