@@ -11,11 +11,11 @@ from tiny import write_project
 from tiny_records import write_records_project
 from treadle.core.project import Project, load_project
 from treadle.pipeline import Workshop, build, plan
-from treadle.plan import calibrate
+from treadle.plan import calibrate, pace
 from treadle.plan.estimate import Plan
 from treadle.report.page import write_report
 from treadle.store.artifacts import Artifact
-from treadle.train import pace, range_test
+from treadle.train import range_test
 from treadle.train.noise import NoiseScale
 from treadle.train.stage import first_round, train_model
 

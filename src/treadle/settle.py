@@ -14,12 +14,13 @@ from typing import Any
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import choose_runtime
+from treadle.plan import pace
 from treadle.plan.estimate import memory_limit
 from treadle.plan.parts import fewest_parts, language_needs, network_needs
 from treadle.spec.units import format_count, format_size, significant
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.kept import Kept
-from treadle.train import pace, range_test
+from treadle.train import range_test
 from treadle.train.objectives import OBJECTIVES
 from treadle.train.stage import Round, first_round, identity, round_runtime, train_flops
 

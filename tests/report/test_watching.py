@@ -26,7 +26,10 @@ from treadle.report.watch import Watcher
 from treadle.store.artifacts import write_json
 from treadle.store.notes import write_note
 
-NOTE = {"unit": "tokens", "budget": "400 steps", "steps": 400, "seconds": None, "flops": 1e6, "peak": 1e10}
+NOTE = {
+    "model": "model-00000000000000aa", "unit": "tokens", "budget": "400 steps", "steps": 400, "seconds": None, "flops": 1e6,
+    "peak": 1e10,
+}
 DOTS = re.compile("[\u2801-\u28ff]")
 
 

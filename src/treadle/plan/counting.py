@@ -69,11 +69,12 @@ def activation_floats(shape: Shape, dropout: float = 0.0) -> float:
 def train_memory(
     shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32", copies: int = 2, workers: int = 1
 ) -> Memory:
-    """Peak of a training step that computes ``rows`` sequences at once: float32 weights, gradients of each worker and what the
-    optimiser remembers of each weight (``copies`` numbers; AdamW: 2), activations with once more a layer's for the gradients that
-    pass through it, and of the output layer, whose scores are computed chunk by chunk, two chunks, its input and the gradient of
-    that, and the gradient of its matrix twice; and the copy of weights and optimiser that is written as a checkpoint
-    meanwhile."""
+    """Peak of a training step that computes ``rows`` sequences at once, by as many ``workers`` where the rows fall to them evenly,
+    else by one: float32 weights, gradients of each worker and what the optimiser remembers of each weight (``copies`` numbers;
+    AdamW: 2), activations with once more a layer's for the gradients that pass through it, and of the output layer, whose scores
+    are computed chunk by chunk, two chunks, its input and the gradient of that, and the gradient of its matrix twice; and the copy
+    of weights and optimiser that is written as a checkpoint meanwhile."""
+    workers = workers if rows % workers == 0 else 1
     positions = rows * shape.context
     chunks = min(workers * SCORES_HELD, positions * shape.vocabulary)
     parts = {

@@ -183,10 +183,9 @@ def _memory(project: Project, data: DataSize, runtime: Runtime, shape: Shape, ro
     """Of every stage, with ``rows`` sequences computed at once in training."""
     trunk = project.spec.model.trunk.transformer
     assert trunk is not None
-    workers = runtime.workers if rows % runtime.workers == 0 else 1
     return {
         "prepare": counting.prepare_memory(data.text),
-        "train": counting.train_memory(shape, rows, trunk.dropout, runtime.precision, project.spec.train.copies, workers),
+        "train": counting.train_memory(shape, rows, trunk.dropout, runtime.precision, project.spec.train.copies, runtime.workers),
         "evaluate": counting.score_memory(shape, ROWS, data.train),
         "compress": counting.score_memory(shape, ROWS, 0, copies=2),
     }

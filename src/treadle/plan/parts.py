@@ -26,11 +26,7 @@ def fewest_parts(batch: int, limit: int, needs: Callable[[int], int]) -> int | N
 
 def language_needs(shape: Shape, dropout: float, precision: str, copies: int, workers: int = 1) -> Callable[[int], int]:
     """Bytes of a training step by the number of sequences computed at once, by arithmetic."""
-
-    def needs(rows: int) -> int:
-        return train_memory(shape, rows, dropout, precision, copies, workers if rows % workers == 0 else 1).total
-
-    return needs
+    return lambda rows: train_memory(shape, rows, dropout, precision, copies, workers).total
 
 
 def network_needs(model: Any, batch: Batch, copies: int) -> Callable[[int], int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import statistics
 import time
@@ -15,18 +13,17 @@ from typing import Any
 import torch
 
 from treadle.core.errors import UserError
-from treadle.core.gradients import Gradients
 from treadle.core.machine import free_memory, peak_memory
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import Runtime
 from treadle.data.loader import Examples
 from treadle.model.network import Network
-from treadle.optim.make import make_optimizer
+from treadle.plan.pace import step_seconds
 from treadle.plan.show import chosen_lines, money, table
 from treadle.plan.times import machine
 from treadle.spec.units import format_count, format_duration, format_size, significant
-from treadle.store.artifacts import write_json
+from treadle.store.kept import Kept
 
 _SECONDS = 5.0  # spent on timing, at most
 _STEPS = 30
@@ -176,43 +173,21 @@ def _kept(training: Training, folder: Path, runtime: Runtime, project: Project) 
     """What was measured of this training on this machine, or is now. A file that cannot be read holds nothing else."""
     way = [runtime.device.type, runtime.precision, runtime.threads, runtime.workers]
     identity = [machine(), torch.__version__, *way, dict(training.identity)]
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    file = folder / _FILE
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        kept = {name: asdict(Measure(**entry)) for name, entry in entries.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        kept = {}
-    if key in kept:
-        say(f"the steps of this training were timed before (remove {file} to time them again)")
-        return Measure(**kept[key])
+    kept = Kept(folder / _FILE, _KEPT)
+    known = kept.find(identity)
+    if known and known.keys() == Measure.__dataclass_fields__.keys():
+        say(f"the steps of this training were timed before (remove {kept.file} to time them again)")
+        return Measure(**known)
     with torch.random.fork_rng(devices=[]):
         training.model.to(runtime.device)
-        step = _step_seconds(training, runtime, project)
-        found = Measure(step, _validation_seconds(training, runtime, project.resolved.batch), peak_memory())
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, dict([*kept.items(), (key, asdict(found))][-_KEPT:]))
+        batch, network = project.resolved.batch, training.model
+        step = step_seconds(
+            network, type(network).loss, lambda number: training.batches.batch_at(number, batch), project.spec.train, runtime,
+            warm=_WARM, steps=_STEPS, seconds=_SECONDS,
+        )
+        found = Measure(step, _validation_seconds(training, runtime, batch), peak_memory())
+    kept.keep(identity, asdict(found))
     return found
-
-
-def _step_seconds(training: Training, runtime: Runtime, project: Project) -> float:
-    """Median seconds of a step."""
-    settings, network = project.spec.train, training.model
-    optimizer = make_optimizer(network.named_parameters(), settings, 1e-9)
-    gradients = Gradients(network, type(network).loss, runtime, settings)
-    times: list[float] = []
-    start = time.perf_counter()
-    for number in range(_WARM + _STEPS):
-        begun = time.perf_counter()
-        gradients(training.batches.batch_at(number, project.resolved.batch).to(runtime.device))
-        optimizer.update(settings.clip or None)
-        now = time.perf_counter()
-        if number >= _WARM or now - start > _SECONDS:
-            times.append(now - begun)
-        if now - start > _SECONDS:
-            break
-    gradients.close()
-    return statistics.median(times)
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def find_runs(project: Project | None, names: Sequence[str]) -> list[Run]:
     found = [_find(project, name) for name in names]
     labels = [run.label for run in found]
     if len(set(labels)) < len(labels):  # the same folder's name twice, or the same thing
-        found = [Run(f"{run.label} {number}", *list(vars(run).values())[1:]) for number, run in enumerate(found, 1)]
+        found = [replace(run, label=f"{run.label} {number}") for number, run in enumerate(found, 1)]
     return found
 
 

@@ -11,10 +11,10 @@ from treadle.store.artifacts import disk_errors, write_json
 
 
 class Kept:
-    """``file`` maps hashes to findings (JSON values). One that cannot be read holds nothing."""
+    """``file`` maps hashes to findings (JSON values), no more than ``most``. One that cannot be read holds nothing."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, most: int | None = None) -> None:
+        self.file, self.most = file, most
 
     def find(self, follows_from: Any) -> dict[str, Any] | None:
         """What was kept under ``follows_from`` (JSON values)."""
@@ -25,7 +25,9 @@ class Kept:
         """Keep ``found`` from now on."""
         with disk_errors(self.file.parent):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.file, self._entries() | {_key(follows_from): found})
+            others = [(key, value) for key, value in self._entries().items() if key != _key(follows_from)]
+            kept = others if self.most is None else others[max(0, len(others) + 1 - self.most) :]
+            write_json(self.file, {**dict(kept), _key(follows_from): found})
 
     def _entries(self) -> dict[str, Any]:
         try:

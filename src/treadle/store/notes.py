@@ -16,9 +16,9 @@ FILE = "run.json"
 
 
 def write_note(workspace: Path, said: Mapping[str, Any]) -> None:
-    """Say in ``workspace`` what is trained there, by this process, from now on."""
+    """Say in ``workspace`` what is trained there, by this process, from now on: the ``model`` to be, and what else is ``said``."""
     at, process = datetime.now(UTC).isoformat(timespec="milliseconds"), [socket.gethostname(), *this_process()]
-    write_json(workspace / FILE, {"model": workspace.name, **said, "process": process, "started": at})
+    write_json(workspace / FILE, {**said, "process": process, "started": at})
 
 
 def read_notes(root: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -51,12 +51,12 @@ class Watchers:
 
     @contextmanager
     def at_work(self, step: int, note: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[list[Hook]]:
-        """The hooks of a run that goes on at ``step``. ``note``: its end and its unit, for 'treadle watch'; ``config``: its
-        settings, for trackers. Raises ``UserError`` for a tracker that is not installed."""
+        """The hooks of a run that goes on at ``step``. ``note``: the model to be, its end and its unit, for 'treadle watch';
+        ``config``: its settings, for trackers. Raises ``UserError`` for a tracker that is not installed."""
         need_packages(self.project)
         write_note(self.workspace, note)
         board = TensorBoardHook(self.workspace / "tensorboard", step)
-        told = Told(self.project.spec.name, self.workspace.name, flat(config), self.project.store, self.workspace)
+        told = Told(self.project.spec.name, note["model"], flat(config), self.project.store, self.workspace)
         trackers = [_TRACKERS[name](told) for name in self.settings.log_to]
         profiler = ProfileHook(self.workspace, self.runtime, self.settings.validate_every > 0) if self.settings.profile else None
         done = False

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from treadle.core.batch import IGNORE
 from treadle.core.layout import Layout
-from treadle.model.layers.cross_entropy import cross_entropy
+from treadle.model.layers.cross_entropy import cross_entropy, row_shares
 from treadle.model.layers.signal import Form, Signal
 
 
@@ -35,11 +35,8 @@ class TokenHead(nn.Module):
         """The mean of ``losses`` over the rows that have a target, with scores of the positions that have one alone: of hidden
         tokens these are few, and the product with the vocabulary is most of a small net's work."""
         asked = targets != IGNORE
-        counts = asked.sum(1, keepdim=True)
-        shares = 1.0 / (counts.clamp_min(1) * (counts > 0).sum().clamp_min(1))
-        return cross_entropy(
-            signal.features[asked], self.linear.weight, self.linear.bias, targets[asked], shares.expand(targets.shape)[asked]
-        )
+        shares = row_shares(asked)[asked]
+        return cross_entropy(signal.features[asked], self.linear.weight, self.linear.bias, targets[asked], shares)
 
     def readable(self, outputs: Tensor) -> Tensor:
         """The likeliest token of each position (B, T)."""

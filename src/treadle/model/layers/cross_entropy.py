@@ -24,6 +24,12 @@ def cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tenso
     return found
 
 
+def row_shares(asked: Tensor) -> Tensor:
+    """asked (B, T), True where a position counts -> shares (B, T): each row that has one weighs alike, and in it each of them."""
+    counts = asked.sum(1, keepdim=True)
+    return (1.0 / (counts.clamp_min(1) * (counts > 0).sum().clamp_min(1))).expand(asked.shape)
+
+
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(

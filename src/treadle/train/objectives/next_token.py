@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from treadle.core.batch import IGNORE, Batch
+from treadle.model.layers.cross_entropy import row_shares
 from treadle.model.model import LanguageModel
 
 
@@ -15,7 +16,4 @@ def per_token(model: LanguageModel, batch: Batch) -> Tensor:
 
 def per_row(model: LanguageModel, batch: Batch) -> Tensor:
     """Mean over rows of each row's mean cross-entropy (nats): a user's short correction weighs as much as a full window."""
-    asked = batch.targets[model.head] != IGNORE  # (B, T)
-    counts = asked.sum(1, keepdim=True)
-    shares = 1.0 / (counts.clamp_min(1) * (counts > 0).sum().clamp_min(1))
-    return model.weighted_loss(batch, shares.expand(asked.shape))
+    return model.weighted_loss(batch, row_shares(batch.targets[model.head] != IGNORE))

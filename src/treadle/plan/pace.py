@@ -1,4 +1,4 @@
-"""How fast a model trains at batches of several sizes, and which of them is best."""
+"""How fast a model trains, and at which of several batches best."""
 
 from __future__ import annotations
 
@@ -25,20 +25,32 @@ _NEARLY = 1.1
 def seconds_per_example(
     model: Any, objective: Objective, batch_at: Callable[[int, int], Batch], settings: Train, batch: int, runtime: Runtime
 ) -> float:
-    """Median of whole training steps of ``batch`` examples, at a rate that moves nothing."""
+    """Median of whole training steps of ``batch`` examples. Torch's random state is as it was."""
     model.to(runtime.device)
+    with torch.random.fork_rng(devices=[]):
+        found = step_seconds(
+            model, objective, lambda step: batch_at(step, batch), settings, runtime, warm=1, steps=_STEPS, seconds=_SECONDS, least=2
+        )
+    return found / batch
+
+
+def step_seconds(
+    model: Any, objective: Objective, batch_at: Callable[[int], Batch], settings: Train, runtime: Runtime, *,
+    warm: int, steps: int, seconds: float, least: int = 1,
+) -> float:
+    """Median of so many whole training steps, at a rate that moves nothing, after ``warm`` others, which also allocate. After
+    ``seconds`` none is begun if ``least`` were done; where all of them were warming up, the last one counts."""
     optimizer = make_optimizer(model.named_parameters(), settings, 1e-12)
     gradients = Gradients(model, objective, runtime, settings)
     times: list[float] = []
-    end = time.perf_counter() + _SECONDS
-    with torch.random.fork_rng(devices=[]):
-        while len(times) <= _STEPS and (len(times) < 2 or time.perf_counter() < end):
-            begun = time.perf_counter()
-            gradients(batch_at(len(times), batch).to(runtime.device))
-            optimizer.update(settings.clip or None)
-            times.append(time.perf_counter() - begun)
+    end = time.perf_counter() + seconds
+    while len(times) < warm + steps and (len(times) < least or time.perf_counter() < end):
+        begun = time.perf_counter()
+        gradients(batch_at(len(times)).to(runtime.device))
+        optimizer.update(settings.clip or None)
+        times.append(time.perf_counter() - begun)
     gradients.close()
-    return statistics.median(times[1:]) / batch  # the first also allocates
+    return statistics.median(times[warm:] or times[-1:])
 
 
 def smallest_fast(curve: Sequence[tuple[int, float]]) -> int:
