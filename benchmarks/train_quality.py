@@ -1,12 +1,14 @@
 """Time to quality: how long Treadle and nanoGPT train on Shakespeare, character by character, until a validation loss is reached.
 
     TREADLE_DATA=... python benchmarks/train_quality.py --nanogpt CLONE [--seeds 3] [--mark 1.88]
+    TREADLE_DATA=... python benchmarks/train_quality.py --nanogpt CLONE --ours ten-minutes --theirs half-hour-middle
+    TREADLE_DATA=... python benchmarks/train_quality.py --ablate [--seeds 3]
 
 Both read the first nine tenths of tinyshakespeare as ids of its 65 characters and are measured on the last tenth, in stretches of
 the context without overlap, every position counted: nanoGPT's split and figure, of all of the text instead of random samples. The
 clock counts training alone: what is measured on the way stops it. nanoGPT trains as its README says for a processor (4 layers of
 128, 12 rows of 64, 2,000 steps); its ``model.py`` is imported from the clone and its schedule is written out here. Each run is a
-process of its own, in turn.
+process of its own, in turn. ``--ablate`` changes one of our settings at a time, at the same FLOPs.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,16 +55,49 @@ class Settings:
     seconds: float = 0.0
     train: str = "{}"
     hidden: int = 0
+    tied: bool = False
+    qk_norm: bool = True
+    dropout: float = 0.0
     every: float = 0.05
     """Share of the run between two measurements."""
 
 
 NANOGPT = {
     "processor": Settings(4, 128, 4, 64, 12, 1e-3, steps=2000),
+    "half-hour-small": Settings(4, 128, 4, 64, 12, 1e-3, seconds=1800),
+    "half-hour-middle": Settings(4, 256, 4, 128, 16, 1e-3, seconds=1800, dropout=0.1),
+    "half-hour-large": Settings(6, 384, 6, 256, 64, 1e-3, seconds=1800, dropout=0.2),
 }
+"""Its README's for a processor, those for a GPU ("large"), and what lies between."""
 TREADLE = {
-    "processor": Settings(4, 128, 4, 64, 12, 3e-3, steps=2000),
+    "processor": Settings(2, 64, 2, 64, 12, 0.016, steps=500),
+    "ten-minutes": Settings(4, 128, 4, 128, 12, 0.012, seconds=600),
 }
+ABLATED: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "AdamW, the same rate": {"train": '{"optimizer": "adamw"}'},
+    "AdamW, half the rate": {"train": '{"optimizer": "adamw"}', "rate": 0.008},
+    "tied embeddings": {"tied": True},
+    "no QK norm": {"qk_norm": False},
+    "half the rate": {"rate": 0.008},
+    "twice the rate": {"rate": 0.032},
+    "half the batch": {"batch": 6},
+    "twice the batch": {"batch": 24},
+    "context 32": {"context": 32, "batch": 24},
+    "context 128": {"context": 128, "batch": 6},
+    "1 layer": {"depth": 1},
+    "4 layers": {"depth": 4},
+    "2 layers of 128": {"width": 128, "heads": 4},
+    "4 layers of 128": {"depth": 4, "width": 128, "heads": 4},
+    "cosine": {"train": '{"schedule": "cosine"}'},
+    "constant rate": {"train": '{"schedule": "constant"}'},
+    "constant, averaged weights": {"train": '{"schedule": "constant", "average": {"ema": {"decay": 0.98}}}'},
+    "stable, then down": {"train": '{"schedule": "stable"}'},
+    "warm-up of a tenth": {"train": '{"warmup": 0.1}'},
+    "no weight decay": {"train": '{"weight_decay": 0.0}'},
+    "no clipping": {"train": '{"clip": 0.0}'},
+}
+"""What is changed of the settings ``processor``; steps follow from the FLOPs."""
 
 
 def characters(data: Path) -> tuple[np.ndarray, np.ndarray, int]:
@@ -82,14 +119,20 @@ Curve = list[tuple[float, float]]
 """Seconds of training, and the loss on the last tenth then."""
 
 
+def shape_of(settings: Settings, vocabulary: int = 65) -> Shape:
+    hidden = settings.hidden or -(-8 * settings.width // 96) * 32
+    return Shape(
+        vocabulary=vocabulary, context=settings.context, depth=settings.depth, width=settings.width, heads=settings.heads,
+        kv_heads=settings.heads, head_dim=settings.width // settings.heads, hidden=hidden, tie_embeddings=settings.tied,
+        qk_norm=settings.qk_norm,
+    )
+
+
 def treadle(settings: Settings, data: Path, seed: int) -> Curve:
     train, held_out, vocabulary = characters(data)
-    hidden = settings.hidden or -(-8 * settings.width // 96) * 32
-    shape = Shape(
-        vocabulary=vocabulary, context=settings.context, depth=settings.depth, width=settings.width, heads=settings.heads,
-        kv_heads=settings.heads, head_dim=settings.width // settings.heads, hidden=hidden,
-    )
-    given = Train.model_validate({"checkpoint_every": "1 h", "validate_every": settings.every, **json.loads(settings.train)})
+    shape = shape_of(settings, vocabulary)
+    fixed = {"optimizer": "muon", "checkpoint_every": "1 h", "validate_every": settings.every}
+    given = Train.model_validate({**fixed, **json.loads(settings.train)})
     tokens = shape.train_flops * settings.batch * settings.context
     runtime = choose_runtime("auto", None, tokens).beside(settings.batch, divisible=True)
     curve: Curve = []
@@ -128,7 +171,7 @@ def nanogpt(settings: Settings, data: Path, seed: int, clone: Path) -> Curve:
     runtime = choose_runtime("auto")
     train, held_out, vocabulary = characters(data)
     config = theirs.GPTConfig(block_size=settings.context, vocab_size=vocabulary, n_layer=settings.depth, n_head=settings.heads,
-                              n_embd=settings.width, dropout=0.0, bias=False)
+                              n_embd=settings.width, dropout=settings.dropout, bias=False)
     network = theirs.GPT(config)
     optimizer = network.configure_optimizers(0.1, settings.rate, (0.9, 0.99), "cpu")
     text, curve, spent = torch.from_numpy(train), [], 0.0
@@ -186,41 +229,56 @@ def main() -> None:
     parser.add_argument("--ours", choices=TREADLE, default="processor")
     parser.add_argument("--theirs", choices=NANOGPT, default="processor")
     parser.add_argument("--set", action="append", default=[], help="a setting of ours, such as batch=16")
-    parser.add_argument("--run", nargs=2, metavar=("SYSTEM", "SEED"), help=argparse.SUPPRESS)
+    parser.add_argument("--ablate", action="store_true", help="change one of our settings at a time")
+    parser.add_argument("--run", nargs=3, metavar=("SYSTEM", "SEED", "SETTINGS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    data = Path(os.environ["TREADLE_DATA"])
     if given.run:
-        system, seed = given.run[0], int(given.run[1])
-        ours = replace(TREADLE[given.ours], **{key: _value(key, value) for key, _, value in (s.partition("=") for s in given.set)})
-        theirs = NANOGPT[given.theirs]
-        curve = treadle(ours, data, seed) if system == "treadle" else nanogpt(theirs, data, seed, given.nanogpt)
-        print(json.dumps({"speed": 1 / reached(curve, given.mark), "curve": curve, "peak_memory": peak_memory()}))
+        run_one(given.run[0], int(given.run[1]), Settings(**json.loads(given.run[2])), given.mark, given.nanogpt)
         return
-    common = ["--mark", str(given.mark), "--ours", given.ours, "--theirs", given.theirs]
-    common += [word for setting in given.set for word in ("--set", setting)]
-    systems = {"Treadle": "treadle"} | ({"nanoGPT": "nanogpt"} if given.nanogpt else {})
-    common += ["--nanogpt", str(given.nanogpt)] if given.nanogpt else []
-    threads = choose_runtime("auto").threads
+    changes = {key: _value(text) for key, _, text in (setting.partition("=") for setting in given.set)}
+    ours, clone = replace(TREADLE[given.ours], **changes), ["--nanogpt", str(given.nanogpt)] if given.nanogpt else []
+    if given.ablate:
+        systems = {name: ("treadle", alike(ours, changed)) for name, changed in ABLATED.items()}
+    else:
+        systems = {"Treadle": ("treadle", ours)} | ({"nanoGPT": ("nanogpt", NANOGPT[given.theirs])} if clone else {})
     rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in systems}
     for seed in range(given.seeds):
-        for name, system in systems.items():
-            found = measure(__file__, [*common, "--run", system, str(seed)], threads)
+        for name, (system, settings) in systems.items():
+            words = [*clone, "--mark", str(given.mark), "--run", system, str(seed), json.dumps(asdict(settings))]
+            found = measure(__file__, words, choose_runtime("auto").threads)
             curve = found.extra["curve"]
             rows[name].append((reached(curve, given.mark), curve[-1][0], curve[-1][1]))
             print(f"seed {seed}: {name}: {rows[name][-1]}, others {found.others:.0%}", file=sys.stderr)
+    for name, (_, settings) in systems.items():
+        print(f"{name}: {settings}", file=sys.stderr)
     print(heading(f"Seconds to a validation loss of {given.mark}.", {"torch": torch.__version__}))
-    print(f"| | seconds to {given.mark}, median | range | seconds in all | loss at the end, mean |\n|---|---|---|---|---|")
-    for name, found in rows.items():
-        first, whole, last = zip(*found, strict=True)
+    print(f"| | seconds to {given.mark}, median | range | seconds in all | loss at the end, mean | range |\n{'|---' * 6}|")
+    for name, figures in rows.items():
+        first, whole, last = zip(*figures, strict=True)
         print(
             f"| {name} | {statistics.median(first):.1f} | {min(first):.1f} - {max(first):.1f} | {statistics.median(whole):.1f} "
-            f"| {statistics.mean(last):.3f} |"
+            f"| {statistics.mean(last):.3f} | {min(last):.3f} - {max(last):.3f} |"
         )
 
 
-def _value(key: str, text: str) -> object:
-    kind = Settings.__dataclass_fields__[key].type
-    return text if kind == "str" else float(text) if kind == "float" else int(text)
+def run_one(system: str, seed: int, settings: Settings, mark: float, clone: Path) -> None:
+    data = Path(os.environ["TREADLE_DATA"])
+    curve = treadle(settings, data, seed) if system == "treadle" else nanogpt(settings, data, seed, clone)
+    print(json.dumps({"speed": 1 / reached(curve, mark), "curve": curve, "peak_memory": peak_memory()}))
+
+
+def alike(settings: Settings, changed: Mapping[str, Any]) -> Settings:
+    """With ``changed``, for as many FLOPs."""
+    other = replace(settings, **changed)
+    flops = settings.steps * settings.batch * settings.context * shape_of(settings).train_flops
+    return replace(other, steps=round(flops / (other.batch * other.context * shape_of(other).train_flops)))
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 if __name__ == "__main__":

@@ -56,8 +56,9 @@ def test_any_depth_gives_a_shape_that_holds_together(depth: int, context: int, a
     assert shape.hidden % 32 == 0
     assert resolved.batch % accumulate == 0
     assert resolved.budget.amount == 20 * shape.parameters
-    assert math.isclose(resolved.learning_rate, 0.006 * math.sqrt(256 / shape.width), rel_tol=1e-3)
-    assert {d.key for d in resolved.reasons} == {"width", "heads", "kv_heads", "hidden", "learning_rate", "batch", "budget"}
+    assert math.isclose(resolved.learning_rate, 0.012 * math.sqrt(256 / shape.width), rel_tol=1e-3)
+    keys = {"width", "heads", "kv_heads", "hidden", "optimizer", "learning_rate", "batch", "budget"}
+    assert {d.key for d in resolved.reasons} == keys
     assert all(d.reason for d in resolved.reasons)
 
 
@@ -68,12 +69,22 @@ def test_any_even_width_is_enough(width: int) -> None:
     assert shape.head_dim % 2 == 0
 
 
-@pytest.mark.parametrize(("optimizer", "share"), [("adamw", 1), ("muon", 1), ("sgd", 10), ("lion", 0.1)])
+@pytest.mark.parametrize(("optimizer", "share"), [("adamw", 1), ("muon", 2), ("sgd", 10), ("lion", 0.1)])
 def test_a_rate_suits_its_optimiser_and_says_so(optimizer: str, share: float) -> None:
     resolved = derive(spec({"depth": 4}, {"optimizer": optimizer}))
     assert resolved.learning_rate == pytest.approx(0.006 * share)
     (why,) = (d.reason for d in resolved.reasons if d.key == "learning_rate")
     assert ("times as much" in why) is (share != 1)
+
+
+def test_a_language_model_takes_muon_where_no_optimiser_is_given_and_others_adamw() -> None:
+    assert spec({"depth": 2}).train.optimizer.kind == "muon"
+    assert spec({"depth": 2}, {"batch": 4}).train.optimizer.kind == "muon"
+    assert spec({"depth": 2}, {"optimizer": "adamw"}).train.optimizer.kind == "adamw"
+    table = {"inputs": {"age": "number"}, "trunk": {"mlp": {}}, "heads": {"ill": "binary"}}
+    sources = [{"table": "people.csv", "licence": "MIT"}]
+    other = ProjectSpec.model_validate({"name": "demo", "data": {"sources": sources}, "model": table})
+    assert other.train.optimizer.kind == "adamw"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +102,7 @@ def test_settings_that_cannot_both_hold_are_refused(train: dict[str, object], ke
 
 def test_given_values_win_and_are_called_given() -> None:
     trunk = {"depth": 3, "width": 96, "heads": 6, "kv_heads": 3, "hidden": 100}
-    resolved = derive(spec(trunk, {"batch": 5, "learning_rate": 0.1, "budget": "7 steps"}))
+    resolved = derive(spec(trunk, {"batch": 5, "learning_rate": 0.1, "budget": "7 steps", "optimizer": "adamw"}))
     shape = resolved.shape
     assert (shape.depth, shape.width, shape.heads, shape.kv_heads, shape.hidden) == (3, 96, 6, 3, 100)
     assert (resolved.batch, resolved.learning_rate, str(resolved.budget)) == (5, 0.1, "7 steps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,10 @@ from treadle.optim.optimizer import State
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic that carries singular values to about 1 in five rounds (Jordan et al. 2024)."""
+
+
+_STACKED = 2**24
+"""Numbers of alike matrices that are made orthogonal at once: many small ones take little longer than one."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,29 @@ class Muon:
         torch._foreach_lerp_(means, grads, 1 - self.momentum)
         ways = torch._foreach_lerp(grads, means, self.momentum) if self.nesterov else means
         torch._foreach_mul_(params, 1 - lr * decay)
-        for p, way in zip(params, ways, strict=True):
-            flat = way.flatten(1)
-            p.add_(orthogonal(flat).view_as(p), alpha=-lr * 0.2 * math.sqrt(max(flat.shape)))
+        for alike in _alike(ways):
+            stack = orthogonal(torch.stack([_wide(ways[place]) for place in alike]))
+            for place, found in zip(alike, stack.unbind(), strict=True):
+                p = params[place]
+                tall = len(p) > p.numel() // len(p)
+                p.add_((found.mT if tall else found).reshape(p.shape), alpha=-lr * 0.2 * math.sqrt(found.shape[1]))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """As a matrix that is no higher than wide."""
+    flat = x.flatten(1)
+    return flat.mT if len(flat) > flat.shape[1] else flat
+
+
+def _alike(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Places of tensors that are of one shape as wide matrices, no more of them together than ``_STACKED`` allows."""
+    found: dict[torch.Size, list[list[int]]] = {}
+    for place, tensor in enumerate(tensors):
+        lists = found.setdefault(_wide(tensor).shape, [[]])
+        if lists[-1] and (len(lists[-1]) + 1) * tensor.numel() > _STACKED:
+            lists.append([])
+        lists[-1].append(place)
+    return [places for lists in found.values() for places in lists]
 
 
 def orthogonal(x: Tensor, rounds: int = 5) -> Tensor:

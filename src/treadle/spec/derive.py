@@ -173,6 +173,8 @@ def _language(spec: ProjectSpec) -> tuple[Resolved, Findings]:
     assert trunk is not None
     reasons = Reasons()
     shape = transformer_shape(trunk, text.tokenizer.size, text.context, reasons.pick)
+    given = train.optimizer.kind if "optimizer" in train.model_fields_set else None
+    reasons.pick("optimizer", given, train.optimizer.kind, "the fewest tokens to a loss, of those measured")
     rate = 0.006 * (256 / shape.width) ** 0.5
     rate = _rate(rate, "0.006 at width 256, falling with its root", train, reasons)
     tokens = 512 * 2 ** min(8, (trunk.depth + 1) // 2)

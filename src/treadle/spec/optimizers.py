@@ -109,7 +109,7 @@ class Optimizer(OneOf):
     @property
     def rate(self) -> float:
         """A good rate, as a share of AdamW's."""
-        return {"sgd": 10.0, "adagrad": 3.0, "rmsprop": 0.3, "adafactor": 3.0, "lion": 0.1}.get(self.kind, 1.0)
+        return {"sgd": 10.0, "adagrad": 3.0, "rmsprop": 0.3, "adafactor": 3.0, "lion": 0.1, "muon": 2.0}.get(self.kind, 1.0)
 
     @property
     def copies(self) -> int:

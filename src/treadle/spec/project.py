@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from treadle.spec.data import Data
 from treadle.spec.fields import Section
 from treadle.spec.model import Model
+from treadle.spec.optimizers import Muon, Optimizer
 from treadle.spec.stages import Compress, Evaluate, Improve, Plan, Serve
 from treadle.spec.train import Train
 from treadle.spec.tune import Tune
@@ -31,3 +34,12 @@ class ProjectSpec(Section):
     improve: Improve = Improve()
     plan: Plan = Plan()
     tune: Tune = Tune()
+
+    @model_validator(mode="after")
+    def _optimizer_by_model(self) -> Self:
+        """A language model's own optimiser, where none is given; it does not count as given then."""
+        if self.model.is_language and "optimizer" not in self.train.model_fields_set:
+            train = self.train.model_copy(update={"optimizer": Optimizer(muon=Muon())})
+            train.model_fields_set.discard("optimizer")
+            return self.model_copy(update={"train": train})
+        return self

@@ -44,6 +44,7 @@ class Train(Section):
     average: Average | None = None
     """Weights averaged over steps, which are validated and kept in place of the last ones; None: the last ones."""
     optimizer: Optimizer = Optimizer(adamw=Adamw())
+    """Where none is given, a language model takes ``muon``."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Of matrices only: what weights lose in each step, as a share of the rate; with ``sgd``, ``adagrad``, ``rmsprop`` and ``adam``
     it is part of the gradient."""
@@ -57,7 +58,7 @@ class Train(Section):
     """Of the matrix products; ``auto``: bf16 where the processor computes it natively."""
     validate_every: Fraction = 0.1
     """Validate each time this share of the budget has passed."""
-    validate_tokens: Annotated[Count, Field(ge=1)] = 65_536
+    validate_tokens: Annotated[Count, Field(ge=1)] = 16_384
     """At most this many tokens of the validation part each time."""
     checkpoint_every: Duration = Field(default=30.0, gt=0)
     """Wall time between checkpoints."""

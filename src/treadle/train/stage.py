@@ -36,6 +36,7 @@ from treadle.model.open_weights import WEIGHTS
 from treadle.model.start import take_over
 from treadle.model.text import load_text_model, save_text_model
 from treadle.spec.derive import Derived, Reasons
+from treadle.spec.optimizers import Optimizer
 from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
 from treadle.store.artifacts import Artifact, Draft, Making, Store
@@ -48,7 +49,7 @@ from treadle.train.objectives import OBJECTIVES
 from treadle.train.profile import TRACE
 from treadle.train.watching import WORST, Watchers
 
-VERSION = 4
+VERSION = 5
 _NO_WEIGHTS = ("checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "continue_from", "log_to", "profile")
 """Settings that change no weight."""
 _MACHINE = ("device", "precision", "threads", "workers")
@@ -170,21 +171,31 @@ def _records_improvement(project: Project, base: Artifact, dataset: Artifact, fe
     schema = Schema.load(base.path)
     answers = open_table(feedback, schema, "train", spec.seed)
     old, watched = open_table(dataset, schema, "train", spec.seed + 1), open_table(dataset, schema, "validation", spec.seed)
-    budget, rate, reasons = _pace(project, answers.records)
-    settings = spec.train.model_copy(update={"warmup": 0.1, "accumulate": 1, "patience": None})
+    settings = _round_settings(project).model_copy(update={"patience": None})
+    budget, rate, reasons = _pace(project, settings.optimizer, answers.records)
     return Round(
         (base.id, dataset.id, feedback.id), load_network(base.path), Mixed(old, answers, 1 - spec.improve.replay), watched,
         "answers", settings, budget, rate, answers.records, watched.records, reasons,
     )
 
 
-def _pace(project: Project, answers: int) -> tuple[Budget, float, tuple[Derived, ...]]:
+def _round_settings(project: Project) -> Train:
+    """A round of improvement takes AdamW unless another optimiser is given: it is for steps that leave most as it is."""
+    train = project.spec.train
+    optimizer = train.optimizer if "optimizer" in train.model_fields_set else Train().optimizer
+    return train.model_copy(update={"warmup": 0.1, "accumulate": 1, "optimizer": optimizer})
+
+
+def _pace(project: Project, optimizer: Optimizer, answers: int) -> tuple[Budget, float, tuple[Derived, ...]]:
     """Length and peak rate of a round over so many ``answers``, and the reasons for all that it uses."""
     improve, resolved = project.spec.improve, project.resolved
+    first = resolved.learning_rate * optimizer.rate / project.spec.train.optimizer.rate
     steps = max(8, math.ceil(FEEDBACK_PASSES * answers / (resolved.batch * (1 - improve.replay))))
-    reasons = Reasons(row for row in resolved.reasons if row.key not in ("learning_rate", "budget"))
-    why = f"{FEEDBACK_RATE:g} of the first training's {resolved.learning_rate:g}: a finished model unlearns fast"
-    rate = reasons.pick("learning_rate", improve.learning_rate, resolved.learning_rate * FEEDBACK_RATE, why)
+    reasons = Reasons(row for row in resolved.reasons if row.key not in ("optimizer", "learning_rate", "budget"))
+    if optimizer != project.spec.train.optimizer:
+        reasons.append(Derived("optimizer", optimizer.kind, "its small steps leave most as it is"))
+    why = f"{FEEDBACK_RATE:g} of a first training's {first:g}: a finished model unlearns fast"
+    rate = reasons.pick("learning_rate", improve.learning_rate, first * FEEDBACK_RATE, why)
     why = f"{FEEDBACK_PASSES} passes over {answers} answers, and their replay"
     budget = reasons.pick("budget", improve.budget, Budget(steps, "steps"), why)
     why = "share of each batch that is old training data, so that old skills stay"
@@ -225,8 +236,8 @@ def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedb
     watched = Windows(Shard(dataset.path, "validation"), model.context, 0, name, head)
     answers = Documents(Shard(feedback.path, "train"), model.context, spec.seed, name, head)
     old = Windows(Shard(dataset.path, "train"), model.context, spec.seed + 1, name, head)
-    budget, rate, reasons = _pace(project, answers.documents)
-    settings = spec.train.model_copy(update={"warmup": 0.1, "accumulate": 1})
+    settings = _round_settings(project)
+    budget, rate, reasons = _pace(project, settings.optimizer, answers.documents)
     objective = "next_token_per_row" if isinstance(model, LanguageModel) else "answers"
     return Round(
         (base.id, dataset.id, feedback.id), model, Mixed(old, answers, 1 - spec.improve.replay), watched, objective, settings,
