@@ -87,6 +87,6 @@ class Train(Section):
         return self.accumulate or 1
 
     @property
-    def copies(self) -> int:
-        """Numbers that training remembers of each weight."""
+    def copies(self) -> float:
+        """What training remembers of each weight, in numbers of 32 bits."""
         return self.optimizer.copies + (self.average is not None)
