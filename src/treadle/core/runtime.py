@@ -6,16 +6,20 @@ import contextlib
 import ctypes
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
 from treadle.core import machine
+from treadle.core.errors import UserError
+from treadle.core.fp8 import Fp8
 
 SMALL_STEP = 5e8
 """FLOPs of a training step below which a second thread is left out: on busy cores it costs many times what it can gain on quiet
 ones (docs/experiments.md)."""
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+"""What autocast takes; in fp8 that of all but the linear layers."""
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
 
 
@@ -30,9 +34,13 @@ class Runtime:
     workers: int = 1
     """Parts of a batch that are computed side by side in training, each by one thread; 1: all threads work on the same part."""
 
-    def autocast(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
         half = _HALF.get(self.precision)
-        return torch.autocast(self.device.type, half) if half else contextlib.nullcontext()
+        outer = torch.autocast(self.device.type, half) if half else contextlib.nullcontext()
+        inner = Fp8() if self.precision == "fp8" else contextlib.nullcontext()
+        with outer, inner:
+            yield
 
     @property
     def scales_loss(self) -> bool:
@@ -69,15 +77,24 @@ def native_fp16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
+def native_fp8(device: torch.device) -> bool:
+    """Whether ``device`` has matrix units for fp8 (Ada, Hopper and later)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def choose_precision(given: str, device: torch.device) -> tuple[str, str]:
     """``given``, or under ``auto`` the best that ``device`` computes natively, and why: bf16 before fp16, since it has the range of
-    float32."""
+    float32. Raises ``UserError`` for fp8 where it cannot be computed."""
     bf16, fp16 = native_bf16(device), native_fp16(device)
     if given == "auto":
         if bf16:
             return "bf16", f"{device.type} has native bf16"
         return ("fp16" if fp16 else "float32"), f"{device.type} has no native bf16" + " but fp16, with a loss scale" * fp16
-    if given in _HALF and not (bf16 if given == "bf16" else fp16):
+    if given == "fp8" and not native_fp8(device):
+        cure = "write 'precision: auto', which takes the best that this machine computes natively"
+        needed = "fp8 needs a GPU of compute capability 8.9 or more"
+        raise UserError(f"train.precision: {needed}, and this {device.type} is none", cure=cure)
+    if (given == "bf16" and not bf16) or (given == "fp16" and not fp16):
         return given, f"given; {device.type} has no native {given}, so float32 would be faster"
     return given, "given"
 

@@ -11,7 +11,8 @@ from treadle.optim.optimizer import Rule, State
 from treadle.spec.optimizers import STATE_BLOCK
 
 SMALL = 4096
-"""Numbers of a parameter below which its state stays as it is: it is little, and often of gains and biases (section 2)."""
+"""Numbers of a parameter below which its state stays as it is: it is little, and often of gains and biases. As in the authors'
+bitsandbytes."""
 _AT_ONCE = 2048
 """Blocks that are computed at once: 2 MB in float32. Of fewer, calls would take longer than numbers."""
 _SCALE = "_scale"
