@@ -11,17 +11,22 @@ from typing import Any
 
 import pytest
 import torch
-from test_loop import StopAt, Uneven, make_loop, run
+from test_loop import Counting, StopAt, Uneven, make_loop, run
 
+from tiny import SHAPE
 from treadle.core.batch import Batch
 from treadle.core.errors import Interrupted, WorkError
 from treadle.core.gradients import Gradients
 from treadle.core.runtime import choose_precision, choose_runtime
 from treadle.core.scaling import LossScale
 from treadle.model.layers.cross_entropy import cross_entropy
+from treadle.model.model import make_model
 from treadle.report.facts import gone_on
 from treadle.spec.train import Train
+from treadle.train import range_test
 from treadle.train.loop import Loop
+from treadle.train.objectives import OBJECTIVES
+from treadle.train.watch import Diverged
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -150,6 +155,30 @@ def test_what_no_scale_cures_is_trouble(tmp_path: Path):
         loop.run([])
     assert "lower train.learning_rate" in caught.value.cure
     assert loop.position.scaling.value == 1.0
+
+
+def test_a_batch_that_holds_infinities_is_no_overflow(tmp_path: Path):
+    loop = make_loop(tmp_path, runtime=choose_runtime("fp16", 1))
+    batch = Batch({"x": torch.tensor([1.0, torch.inf])}, {})
+    with pytest.raises(Diverged, match="holds infinities") as caught:
+        loop._leave_out(batch, 1.0, torch.nan)
+    assert caught.value.data
+    with pytest.raises(Diverged):
+        loop._leave_out(Batch({"x": torch.ones(2)}, {}), torch.inf, torch.nan)  # the loss itself: no scale helps
+    assert loop.position.scaling == LossScale()
+
+
+def test_a_range_test_goes_on_over_overflows(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(range_test, "LossScale", lambda: LossScale(2.0**20))
+    found = {}
+    for precision in ("float32", "fp16"):
+        found[precision] = range_test.range_test(
+            make_model(SHAPE, 0), OBJECTIVES["next_token"], lambda step: Counting().batch_at(step, 4), Train(), 0.01,
+            choose_runtime(precision, 1), 0,
+        )
+    assert found["float32"].rate is not None
+    assert found["fp16"].rate == pytest.approx(found["float32"].rate, rel=0.5)
+    assert len(found["fp16"].points) > 40
 
 
 def test_the_scale_is_doubled_after_long_calm():

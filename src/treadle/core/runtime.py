@@ -25,7 +25,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
 
 @dataclass(frozen=True)
 class Runtime:
-    """``precision`` is that of matrix products in training; weights, sums and optimiser state are float32."""
+    """``precision`` is that of matrix products in training; weights and sums are float32."""
 
     device: torch.device
     precision: str

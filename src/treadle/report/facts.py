@@ -82,8 +82,8 @@ def gone_on(counts: Mapping[str, Any]) -> Iterator[str]:
         yield f"went on from step {begun['step']} of {begun['model']}"
     if scale := counts.get("loss_scale"):
         count = scale["left_out"]
-        overflows = f"{count} step{'s' * (count != 1)} left out, since the gradients overflowed"
-        yield f"the loss was multiplied by {scale['value']:g} at the end for fp16, {overflows}"
+        overflows = f", {count} step{'s' * (count > 1)} left out, since the gradients overflowed" if count else ""
+        yield f"the loss was multiplied by {scale['value']:g} at the end for fp16{overflows}"
     runtime = counts.get("runtime") or {}
     for part in runtime.get("earlier") or ():
         threads, each = part["threads"], ", each with its own rows" if part["workers"] > 1 else ""
