@@ -47,8 +47,9 @@ class Gradients:
         self.models = [model, *(_twin(model) for _ in range(runtime.workers - 1))]
         self.pool = ThreadPoolExecutor(runtime.workers - 1, "gradients", _single) if runtime.workers > 1 else None
 
-    def __call__(self, batch: Batch) -> Found:
-        """Of the batch's mean loss; each part is weighted by its share of what the loss is a mean of."""
+    def __call__(self, batch: Batch, scale: float = 1.0) -> Found:
+        """Of the batch's mean loss; each part is weighted by its share of what the loss is a mean of. On the way back all is
+        multiplied by ``scale``, a power of two, and divided by it at the end."""
         for model in self.models:
             if not model.training:
                 model.train()
@@ -58,7 +59,9 @@ class Gradients:
         whole = Found(parts=len(parts))
         for first in range(0, len(parts), len(self.models)):
             chosen = slice(first, first + len(self.models))
-            self._together(whole, parts[chosen], shares[chosen], len(parts) > 1 and not first)
+            self._together(whole, parts[chosen], shares[chosen], scale, len(parts) > 1 and not first)
+        if scale != 1.0:
+            torch._foreach_mul_([p.grad for p in self.model.parameters() if p.grad is not None], 1 / scale)
         return whole
 
     def close(self) -> None:
@@ -66,30 +69,30 @@ class Gradients:
         if self.pool:
             self.pool.shutdown()
 
-    def _together(self, whole: Found, parts: list[Batch], shares: list[float], measured: bool) -> None:
+    def _together(self, whole: Found, parts: list[Batch], shares: list[float], scale: float, measured: bool) -> None:
         """One part for each worker; ``measured``: their gradients are the first of several parts'."""
         threads = torch.get_num_threads()
         if self.pool is None:
-            found = [self._part(self.model, parts[0], shares[0])]
+            found = [self._part(self.model, parts[0], shares[0], scale)]
         else:
             torch.set_num_threads(1)
             rest = zip(self.models[1:], parts[1:], shares[1:], strict=True)
-            waiting = [self.pool.submit(self._part, *given) for given in rest]
+            waiting = [self.pool.submit(self._part, *given, scale) for given in rest]
             try:
-                found = [self._part(self.model, parts[0], shares[0])]
+                found = [self._part(self.model, parts[0], shares[0], scale)]
             finally:
                 others = [future.result() for future in waiting]
                 torch.set_num_threads(threads)
             found += others
         if measured:
-            whole.square = _mean_square(self.models, shares)
+            whole.square = _mean_square(self.models, [scale * share for share in shares])
         self._collect()
         for part in found:
             whole.loss += part.loss
         whole.forward += found[0].forward
         whole.backward += found[0].backward
 
-    def _part(self, model: Any, part: Batch, share: float) -> Found:
+    def _part(self, model: Any, part: Batch, share: float, scale: float) -> Found:
         start = time.perf_counter()
         with self.runtime.autocast():
             loss = self.objective(model, part)
@@ -98,7 +101,7 @@ class Gradients:
         if self.settings.l1:
             loss = loss + self.settings.l1 * _absolute(model) / (self.settings.parts * len(self.models))
         middle = time.perf_counter()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss.float() * scale if scale != 1.0 else loss)
         found.forward, found.backward = middle - start, time.perf_counter() - middle
         return found
 
@@ -118,7 +121,7 @@ class Gradients:
 
 @torch.no_grad()
 def _mean_square(models: list[Any], shares: list[float]) -> float | None:
-    """Of the squared norms of gradients that are weighted by their part's share; None where a part has none."""
+    """Of the squared norms of gradients that were multiplied by ``shares``; None where a part has none."""
     found = []
     for model, share in zip(models, shares, strict=True):
         gradients = [p.grad for p in model.parameters() if p.grad is not None]

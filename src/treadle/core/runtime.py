@@ -6,21 +6,26 @@ import contextlib
 import ctypes
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
 from treadle.core import machine
+from treadle.core.errors import UserError
+from treadle.core.fp8 import Fp8
 
 SMALL_STEP = 5e8
 """FLOPs of a training step below which a second thread is left out: on busy cores it costs many times what it can gain on quiet
 ones (docs/experiments.md)."""
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+"""What autocast takes; in fp8 that of all but the linear layers."""
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """``precision`` is that of matrix products in training; weights, sums and optimiser state are float32."""
+    """``precision`` is that of matrix products in training; weights and sums are float32."""
 
     device: torch.device
     precision: str
@@ -29,10 +34,18 @@ class Runtime:
     workers: int = 1
     """Parts of a batch that are computed side by side in training, each by one thread; 1: all threads work on the same part."""
 
-    def autocast(self) -> contextlib.AbstractContextManager[None]:
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        half = _HALF.get(self.precision)
+        outer = torch.autocast(self.device.type, half) if half else contextlib.nullcontext()
+        inner = Fp8() if self.precision == "fp8" else contextlib.nullcontext()
+        with outer, inner:
+            yield
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether small gradients are lost unless the loss is multiplied."""
+        return self.precision == "fp16"
 
     def beside(self, rows: int, divisible: bool) -> Runtime:
         """The same with a worker on each thread, where each then has as many of the ``rows`` that are computed at once, and what a
@@ -59,19 +72,39 @@ def native_bf16(device: torch.device) -> bool:
     return bool(probe and probe())
 
 
+def native_fp16(device: torch.device) -> bool:
+    """Whether ``device`` has matrix units for fp16 (Volta, Turing and later)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def native_fp8(device: torch.device) -> bool:
+    """Whether ``device`` has matrix units for fp8 (Ada, Hopper and later)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def choose_precision(given: str, device: torch.device) -> tuple[str, str]:
+    """``given``, or under ``auto`` the best that ``device`` computes natively, and why: bf16 before fp16, since it has the range of
+    float32. Raises ``UserError`` for fp8 where it cannot be computed."""
+    bf16, fp16 = native_bf16(device), native_fp16(device)
+    if given == "auto":
+        if bf16:
+            return "bf16", f"{device.type} has native bf16"
+        return ("fp16" if fp16 else "float32"), f"{device.type} has no native bf16" + " but fp16, with a loss scale" * fp16
+    if given == "fp8" and not native_fp8(device):
+        cure = "write 'precision: auto', which takes the best that this machine computes natively"
+        needed = "fp8 needs a GPU of compute capability 8.9 or more"
+        raise UserError(f"train.precision: {needed}, and this {device.type} is none", cure=cure)
+    if (given == "bf16" and not bf16) or (given == "fp16" and not fp16):
+        return given, f"given; {device.type} has no native {given}, so float32 would be faster"
+    return given, "given"
+
+
 def choose_runtime(precision: str = "auto", threads: int | None = None, step: float = float("inf")) -> Runtime:
-    """A GPU where there is one, else the CPU; bf16 where it is native; a thread per core, or one where a ``step`` of so many FLOPs
-    is small: on busy cores its threads would wait for one another many times longer than they work. Sets torch's thread count as a
-    side effect."""
+    """A GPU where there is one, else the CPU; bf16, or fp16, where it is native; a thread per core, or one where a ``step`` of so
+    many FLOPs is small: on busy cores its threads would wait for one another many times longer than they work. Sets torch's
+    thread count as a side effect."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    native = native_bf16(device)
-    if precision == "auto":
-        chosen = "bf16" if native else "float32"
-        reason = f"{device.type} {'has' if native else 'has no'} native bf16"
-    else:
-        chosen, reason = precision, "given"
-        if precision == "bf16" and not native:
-            reason = f"given; {device.type} has no native bf16, so float32 would be faster"
+    chosen, reason = choose_precision(precision, device)
     count = threads or machine.threads()
     if threads is None and count > 1 and step < SMALL_STEP:
         count, reason = 1, f"{reason}; a step of {step / 1e6:.2g} MFLOP is too short to share"
@@ -82,7 +115,7 @@ def choose_runtime(precision: str = "auto", threads: int | None = None, step: fl
 
 def matrix_peak(runtime: Runtime, seconds: float = 1.0, size: int = 1024) -> float:
     """Measured FLOP/s of a square matrix product in the runtime's precision: the best of as many as fit in ``seconds``."""
-    dtype = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+    dtype = _HALF.get(runtime.precision, torch.float32)
     a = torch.randn(size, size, device=runtime.device).to(dtype)
     b = torch.randn(size, size, device=runtime.device).to(dtype)
     best, end = float("inf"), time.perf_counter() + seconds

@@ -9,6 +9,7 @@ from torch import nn
 
 from treadle.core.errors import UserError
 from treadle.optim import matrices, rules
+from treadle.optim.eight_bits import EightBits
 from treadle.optim.optimizer import Group, Optimizer, Rule
 from treadle.spec import optimizers as spec
 from treadle.spec.train import Train
@@ -72,4 +73,6 @@ def _rules(settings: spec.Optimizer) -> tuple[Rule, Rule]:
             return rules.Adam(s.betas), matrices.Muon(s.momentum, s.nesterov)
         case _:
             raise AssertionError(f"no rule for {settings.kind}")
+    if getattr(s, "bits", 32) == 8:
+        rule = EightBits(rule)
     return rule, rule

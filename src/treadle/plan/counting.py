@@ -67,13 +67,13 @@ def activation_floats(shape: Shape, dropout: float = 0.0) -> float:
 
 
 def train_memory(
-    shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32", copies: int = 2, workers: int = 1
+    shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32", copies: float = 2, workers: int = 1
 ) -> Memory:
     """Peak of a training step that computes ``rows`` sequences at once, by as many ``workers`` where the rows fall to them evenly,
-    else by one: float32 weights, gradients of each worker and what the optimiser remembers of each weight (``copies`` numbers;
-    AdamW: 2), activations with once more a layer's for the gradients that pass through it, and of the output layer, whose scores
-    are computed chunk by chunk, two chunks, its input and the gradient of that, and the gradient of its matrix twice; and the copy
-    of weights and optimiser that is written as a checkpoint meanwhile."""
+    else by one: float32 weights, gradients of each worker and what the optimiser remembers of each weight (``copies`` numbers of
+    32 bits; AdamW: 2), activations with once more a layer's for the gradients that pass through it, and of the output layer,
+    whose scores are computed chunk by chunk, two chunks, its input and the gradient of that, and the gradient of its matrix twice;
+    and the copy of weights and optimiser that is written as a checkpoint meanwhile."""
     workers = workers if rows % workers == 0 else 1
     positions = rows * shape.context
     chunks = min(workers * SCORES_HELD, positions * shape.vocabulary)
@@ -81,13 +81,13 @@ def train_memory(
         "program": PROGRAM,
         "weights": _FLOAT * shape.parameters,
         "gradients": workers * _FLOAT * shape.parameters,
-        "optimiser": copies * _FLOAT * shape.parameters,
-        "checkpoint": (1 + copies) * _FLOAT * shape.parameters,
+        "optimiser": int(copies * _FLOAT * shape.parameters),
+        "checkpoint": int((1 + copies) * _FLOAT * shape.parameters),
         "activations": int(_FLOAT * positions * (activation_floats(shape, dropout) + layer_floats(shape, dropout))),
         "scores": 2 * _FLOAT * (chunks + (positions + workers * shape.vocabulary) * shape.width),
     }
-    if precision == "bf16":
-        parts["weights in bf16"] = 2 * shape.parameters
+    if precision != "float32":
+        parts[f"weights in {precision}"] = 2 * shape.parameters
     return Memory(parts)
 
 
@@ -127,7 +127,7 @@ def count_work(shape: Shape, batch: int, budget: Budget, train_tokens: int, step
 
 
 def disk_bytes(
-    shape: Shape, text: int, tokens: int, keep_checkpoints: int, quantize: str, copies: int = 2, stay: int = 0
+    shape: Shape, text: int, tokens: int, keep_checkpoints: int, quantize: str, copies: float = 2, stay: int = 0
 ) -> dict[str, int]:
     """Bytes that a run leaves, and needs on its way, on disk: text and tokens, checkpoints with weights and what the optimiser
     remembers (one more than is kept while the newest is written, three and that of the start for a run that diverges, and those
@@ -136,7 +136,7 @@ def disk_bytes(
     return {
         "corpus": text // 3,  # zstd on text, about
         "dataset": 2 * tokens,
-        "checkpoints": (keep_checkpoints + 5 + stay) * (1 + copies) * _FLOAT * parameters,
+        "checkpoints": int((keep_checkpoints + 5 + stay) * (1 + copies) * _FLOAT * parameters),
         "model": _FLOAT * parameters,
         "package": parameters + shape.width * _FLOAT if quantize == "int8" else _FLOAT * parameters,
     }

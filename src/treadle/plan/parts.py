@@ -24,12 +24,12 @@ def fewest_parts(batch: int, limit: int, needs: Callable[[int], int]) -> int | N
     return next((parts for parts in divisors(batch) if needs(batch // parts) <= limit), None)
 
 
-def language_needs(shape: Shape, dropout: float, precision: str, copies: int, workers: int = 1) -> Callable[[int], int]:
+def language_needs(shape: Shape, dropout: float, precision: str, copies: float, workers: int = 1) -> Callable[[int], int]:
     """Bytes of a training step by the number of sequences computed at once, by arithmetic."""
     return lambda rows: train_memory(shape, rows, dropout, precision, copies, workers).total
 
 
-def network_needs(model: Any, batch: Batch, copies: int) -> Callable[[int], int]:
+def network_needs(model: Any, batch: Batch, copies: float) -> Callable[[int], int]:
     """The same of any network: program, weights, gradients, ``copies`` numbers of each weight for the optimiser, and what
     the backward pass needs of the forward pass, by what grows from two examples to ``batch``. The model is as it was."""
     few = min(2, batch.size)  # a batch norm refuses one

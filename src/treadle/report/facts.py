@@ -76,10 +76,14 @@ def _model(counts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def gone_on(counts: Mapping[str, Any]) -> Iterator[str]:
-    """From which training a model's went on, and which steps were computed on another device, in another precision or by other
-    threads than its last ones."""
+    """From which training a model's went on, how its loss was scaled, and which steps were computed on another device, in another
+    precision or by other threads than its last ones."""
     if begun := counts.get("went_on_from"):
         yield f"went on from step {begun['step']} of {begun['model']}"
+    if scale := counts.get("loss_scale"):
+        count = scale["left_out"]
+        overflows = f", {count} step{'s' * (count > 1)} left out, since the gradients overflowed" if count else ""
+        yield f"the loss was multiplied by {scale['value']:g} at the end for fp16{overflows}"
     runtime = counts.get("runtime") or {}
     for part in runtime.get("earlier") or ():
         threads, each = part["threads"], ", each with its own rows" if part["workers"] > 1 else ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from treadle.spec.fields import Section
 from treadle.spec.kinds import OneOf
@@ -12,6 +13,9 @@ from treadle.spec.kinds import OneOf
 Rate = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Betas = Annotated[tuple[Rate, Rate], Field(strict=False)]
 Small = Annotated[float, Field(gt=0, lt=1)]
+Bits = Literal[8, 32]
+STATE_BLOCK = 256
+"""Numbers that share a scale where they are held in 8 bits."""
 
 
 class Sgd(Section):
@@ -21,6 +25,15 @@ class Sgd(Section):
     """Share of the last step that goes into the next; 0: none."""
     nesterov: bool = False
     """Look ahead by the momentum before the step."""
+    bits: Bits = 32
+    """Of each number that it remembers; 8: block by block (Dettmers et al. 2022), of parameters of 4,096 numbers and more."""
+
+    @model_validator(mode="after")
+    def _something_to_hold(self) -> Sgd:
+        if self.bits == 8 and not self.momentum:
+            cure = "leave out 'bits': without momentum nothing is remembered"
+            raise PydanticCustomError("bits", "8 bits of nothing: 'momentum' is 0", {"cure": cure})
+        return self
 
 
 class Adagrad(Section):
@@ -48,6 +61,8 @@ class Adam(Section):
     """Averaging of the gradient and of its square."""
     eps: Small = 1e-8
     """Added to the root."""
+    bits: Bits = 32
+    """Of each number that it remembers; 8: block by block (Dettmers et al. 2022), of parameters of 4,096 numbers and more."""
 
 
 class Adamw(Adam):
@@ -68,6 +83,8 @@ class Lion(Section):
 
     betas: Betas = (0.9, 0.99)
     """Averaging of the gradient for the step, and for what is remembered."""
+    bits: Bits = 32
+    """Of each number that it remembers; 8: block by block (Dettmers et al. 2022), of parameters of 4,096 numbers and more."""
 
 
 class Muon(Section):
@@ -112,7 +129,8 @@ class Optimizer(OneOf):
         return {"sgd": 10.0, "adagrad": 3.0, "rmsprop": 0.3, "adafactor": 3.0, "lion": 0.1, "muon": 2.0}.get(self.kind, 1.0)
 
     @property
-    def copies(self) -> int:
-        """Numbers that it remembers of each weight."""
+    def copies(self) -> float:
+        """What it remembers of each weight, in numbers of 32 bits."""
         momentum = bool(getattr(self.settings, "momentum", False))
-        return {"adafactor": 0, "sgd": momentum, "adagrad": 1, "lion": 1, "rmsprop": 1 + momentum}.get(self.kind, 2)
+        count = {"adafactor": 0, "sgd": momentum, "adagrad": 1, "lion": 1, "rmsprop": 1 + momentum}.get(self.kind, 2)
+        return count * (8 / 32 + 1 / STATE_BLOCK) if getattr(self.settings, "bits", 32) == 8 else count

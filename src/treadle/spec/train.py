@@ -54,8 +54,10 @@ class Train(Section):
     """Stop after this many validations in a row that were no better than the best; the best weights are kept."""
     clip: float = Field(default=1.0, ge=0)
     """Largest global norm of the gradient; 0: no clipping."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Of the matrix products; ``auto``: bf16 where the processor computes it natively."""
+    precision: Literal["auto", "float32", "bf16", "fp16", "fp8"] = "auto"
+    """Of the matrix products; ``auto``: bf16 where the processor computes it natively, else fp16 where a GPU does, else float32.
+    With ``fp16`` the loss is scaled, and a step whose gradients overflow is left out. ``fp8``: that of linear layers, on GPUs of
+    compute capability 8.9 and more; not yet measured on one."""
     validate_every: Fraction = 0.1
     """Validate each time this share of the budget has passed."""
     validate_tokens: Annotated[Count, Field(ge=1)] = 16_384
@@ -88,6 +90,6 @@ class Train(Section):
         return self.accumulate or 1
 
     @property
-    def copies(self) -> int:
-        """Numbers that training remembers of each weight."""
+    def copies(self) -> float:
+        """What training remembers of each weight, in numbers of 32 bits."""
         return self.optimizer.copies + (self.average is not None)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from treadle.core.errors import WorkError
 from treadle.core.progress import say
+from treadle.core.scaling import LossScale
 from treadle.spec.train import Train
 from treadle.store.artifacts import disk_errors, sha256_of, sync_file, write_json
 from treadle.train.noise import NoiseScale
@@ -75,11 +76,15 @@ class Position:
     """The ``model`` and the ``step`` of its training that this one went on from."""
     noise: NoiseScale = field(default_factory=NoiseScale)
     watch: Watch = field(default_factory=Watch)
+    scaling: LossScale = field(default_factory=LossScale)
+    """Of a run in fp16."""
 
     @classmethod
     def load(cls, written: Mapping[str, Any]) -> Position:
         """From what ``dataclasses.asdict`` made of one."""
-        made: dict[str, Callable[[Any], Any]] = {"noise": lambda found: NoiseScale(**found), "watch": Watch.load}
+        made: dict[str, Callable[[Any], Any]] = {
+            "noise": lambda found: NoiseScale(**found), "watch": Watch.load, "scaling": lambda found: LossScale(**found),
+        }
         return cls(**{key: made[key](found) if key in made else found for key, found in written.items()})
 
     def computed_on(self, **runtime: Any) -> bool:

@@ -46,6 +46,8 @@ class Step:
     """Seconds of it by what they went into: data, forward, backward, optimizer."""
     noise_scale: float | None = None
     """In examples; None where it is not known."""
+    loss_scale: float | None = None
+    """Of the next step in fp16; None in other precisions. Where gradients overflowed, ``gradient_norm`` is 0: nothing changed."""
 
 
 class Hook(Protocol):
@@ -109,6 +111,7 @@ class HistoryHook:
 
     def on_step(self, figures: Step) -> None:
         also = {} if figures.noise_scale is None else {"noise_scale": round(figures.noise_scale, 1)}
+        also |= {} if figures.loss_scale is None else {"loss_scale": figures.loss_scale}
         self._write(
             step=figures.step, tokens=figures.tokens, seconds=round(figures.seconds, 3), loss=figures.loss,
             learning_rate=figures.learning_rate, gradient_norm=figures.gradient_norm,
@@ -212,6 +215,7 @@ def step_figures(figures: Step) -> dict[str, float]:
     names = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
     found = {f"train/{name}": float(getattr(figures, name)) for name in names}
     found |= {} if figures.noise_scale is None else {"train/noise_scale": figures.noise_scale}
+    found |= {} if figures.loss_scale is None else {"train/loss_scale": figures.loss_scale}
     return found | {f"seconds/{name}": seconds for name, seconds in figures.spent.items()}
 
 

@@ -233,15 +233,17 @@ class Loop:
             group.lr = learning_rate * group.lr_scale
         batch = self.ahead.batch_at(position.step + position.watch.offset(position.step), self.batch).to(self.runtime.device)
         given = time.perf_counter()
-        found = self.gradients(batch)
+        found = self.gradients(batch, position.scaling.value if self.runtime.scales_loss else 1.0)
         loss, computed = found.loss, time.perf_counter()
         norm = self.optimizer.update(settings.clip or None) if math.isfinite(loss) else math.nan
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            words = f"at step {position.step + 1} the loss is {loss:.4g} and the gradient's norm {norm:.4g}"
-            data = batch.infinite
-            raise Diverged(words + ", of a batch that holds infinities" * data, finite=False, data=data)
+        left_out = not (math.isfinite(loss) and math.isfinite(norm))
+        if left_out:
+            self._leave_out(batch, loss, norm)
+            norm = 0.0
+        elif self.runtime.scales_loss:
+            position.scaling.went_well()
         position.watch.see(loss, position.step + 1)
-        if found.square is not None:
+        if found.square is not None and not left_out:
             position.noise.update(found.square, batch.size // found.parts, norm**2, batch.size)
         position.step += 1
         if self.average:
@@ -257,7 +259,17 @@ class Loop:
         return Step(
             position.step, position.tokens, position.seconds, loss, learning_rate, norm, count / (now - begun),
             min(1.0, self.horizon.progress(position)), parts, position.noise.value,
+            position.scaling.value if self.runtime.scales_loss else None,
         )
+
+    def _leave_out(self, batch: Batch, loss: float, norm: float) -> None:
+        """Let a step's gradients go that overflowed in fp16, and lower the loss scale. Raises ``Diverged`` where it is not that."""
+        position, data = self.position, batch.infinite
+        words = f"at step {position.step + 1} the loss is {loss:.4g} and the gradient's norm {norm:.4g}"
+        if data or not (self.runtime.scales_loss and math.isfinite(loss) and position.scaling.overflowed()):
+            raise Diverged(words + ", of a batch that holds infinities" * data, finite=False, data=data)
+        say(f"{words} in fp16: its weights stay as they are, and the loss scale is now {position.scaling.value:g}")
+        self.model.zero_grad(set_to_none=True)
 
     def _turn_back(self, trouble: Diverged) -> None:
         """Go on from a step before the trouble, with later batches: from a checkpoint that is early enough, or from the start."""

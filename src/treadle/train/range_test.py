@@ -14,6 +14,7 @@ from treadle.core.batch import Batch
 from treadle.core.gradients import Gradients, Objective
 from treadle.core.progress import task
 from treadle.core.runtime import Runtime
+from treadle.core.scaling import LossScale
 from treadle.optim.make import make_optimizer
 from treadle.spec.train import Train
 from treadle.spec.units import significant
@@ -49,6 +50,7 @@ def range_test(
     scales = model.layer_scales(settings.layer_decay) if settings.layer_decay < 1 else {}
     optimizer = make_optimizer(model.named_parameters(), settings, around, scales)
     gradients = Gradients(model, objective, runtime, settings)
+    scaling = LossScale() if runtime.scales_loss else None
     points: list[tuple[float, float]] = []
     mean = 0.0
     try:
@@ -58,11 +60,15 @@ def range_test(
                 rate = around * _LOW * (_HIGH / _LOW) ** (step / (STEPS - 1))
                 for group in optimizer.param_groups:
                     group.lr = rate * group.lr_scale
-                loss = gradients(batch_at(step).to(runtime.device)).loss
+                loss = gradients(batch_at(step).to(runtime.device), scaling.value if scaling else 1.0).loss
                 mean = _MEMORY * mean + (1 - _MEMORY) * loss
                 smooth = mean / (1 - _MEMORY ** (step + 1))
-                if not math.isfinite(smooth) or not math.isfinite(optimizer.update(settings.clip or None)):
+                if not math.isfinite(smooth):
                     break
+                if not math.isfinite(optimizer.update(settings.clip or None)):
+                    if scaling is None or not scaling.overflowed():
+                        break
+                    model.zero_grad(set_to_none=True)
                 points.append((rate, smooth))
                 progress.advance(1, f"loss {smooth:.3f} at {rate:.2g}")
                 if _blown_up([value for _, value in points]):

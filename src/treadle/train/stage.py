@@ -358,6 +358,7 @@ def _run(
         "parameters": round.model.parameter_count, "tokens_per_second": significant(speed),
         "flops_share": significant(speed * flops / peak), "matrix_peak": peak, "peak_memory": peak_memory(),
         "noise_scale": end.noise.value, "returns": [asdict(back) for back in end.watch.returns],
+        "loss_scale": asdict(end.scaling) if runtime.scales_loss else None,
         "budget": str(round.budget), "resumed_at": resumed, "went_on_from": end.begun, "best_step": end.best_step,
         "checkpoints": loop.checkpoints.staying(end), "shape": shape,
         "spent": {name: significant(seconds) for name, seconds in end.spent.items()}, **watchers.counts,

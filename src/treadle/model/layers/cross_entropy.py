@@ -16,7 +16,8 @@ def cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tenso
 
     x (N, D), weight (V, D), bias (V,), targets (N,) int64, shares (N,) float32; all three of the first may need gradients. Products
     are in autocast's precision, sums in float32. Gradients are computed on the way forward, chunk by chunk, so that the memory of
-    (N, V) scores is not needed (as Wijmans et al. 2025, section 4, hold no scores); a second derivative is not.
+    (N, V) scores is not needed (as Wijmans et al. 2025, section 4, hold no scores); a second derivative is not. In fp16
+    they are of shares as parts of the largest one: of small shares themselves most would be 0, since the loss is scaled later.
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
@@ -30,6 +31,9 @@ def row_shares(asked: Tensor) -> Tensor:
     return (1.0 / (counts.clamp_min(1) * (counts > 0).sum().clamp_min(1))).expand(asked.shape)
 
 
+_TINY = 1e-30  # a share, where all are 0
+
+
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -41,6 +45,7 @@ class _Chunked(torch.autograd.Function):
         dw = torch.zeros_like(weight, dtype=sums_in) if learns else None
         db = torch.zeros_like(bias, dtype=sums_in) if learns and bias is not None else None
         total = torch.zeros((), dtype=sums_in, device=x.device)
+        largest = shares.amax().clamp_min(_TINY) if dtype == torch.float16 and len(x) else None
         rows = max(64, SCORES_HELD // len(weight))
         for first in range(0, len(x), rows):
             part, right, share = into[first : first + rows], targets[first : first + rows, None], shares[first : first + rows, None]
@@ -52,6 +57,7 @@ class _Chunked(torch.autograd.Function):
             total += ((sums.log() - hit) * share).sum()
             if dx is None or dw is None:
                 continue
+            share = share if largest is None else share / largest
             scores.mul_(share / sums)
             scores.scatter_add_(1, right, -share.to(scores.dtype))
             if db is not None:
@@ -62,12 +68,12 @@ class _Chunked(torch.autograd.Function):
                 dw.addmm_(back.t(), part)
             else:
                 dw += back.t() @ part
-        ctx.save_for_backward(dx, dw, db)
+        ctx.save_for_backward(dx, dw, db, largest)
         ctx.dtypes = (x.dtype, weight.dtype)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        dx, dw, db = ctx.saved_tensors
-        (grad,) = grads
+        dx, dw, db, largest = ctx.saved_tensors
+        grad = grads[0] if largest is None else grads[0] * largest
         return (dx * grad).to(ctx.dtypes[0]), (dw * grad).to(ctx.dtypes[1]), None if db is None else db * grad, None, None, None
