@@ -154,7 +154,15 @@ def test_an_orthogonal_matrix_has_singular_values_near_one_and_the_directions_of
     inside = u.mT @ y @ v.mT
     off = inside - torch.diag_embed(torch.diagonal(inside, dim1=-2, dim2=-1))
     assert off.abs().max() < 1e-12
-    assert 0.6 < torch.linalg.svdvals(y).min() <= torch.linalg.svdvals(y).max() < 1.3
+    assert 0.8 < torch.linalg.svdvals(y).min() <= torch.linalg.svdvals(y).max() < 1.204
+
+
+def test_singular_values_from_three_thousandths_of_the_norm_become_one_within_a_fifth():
+    values = torch.logspace(np.log10(0.003), -0.01, 24, dtype=torch.float64)
+    for value in values:
+        rest = (1 - value**2).sqrt()  # a norm of 1
+        found = torch.linalg.svdvals(orthogonal(torch.diag(torch.stack([value, rest]))))
+        assert 0.8 < found.min() <= found.max() < 1.204
 
 
 ALL: list[object] = [
