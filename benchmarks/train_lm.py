@@ -1,16 +1,17 @@
 """Tokens per second of training: Treadle's loop beside nanoGPT's model and settings, and beside the transformers Trainer.
 
     python benchmarks/train_lm.py [--nanogpt CLONE] [--rounds 3] [--steps 4]
-    TREADLE_DATA=... python benchmarks/train_lm.py --documents mixed [--rounds 3] [--steps 8]
+    TREADLE_DATA=... python benchmarks/train_lm.py --documents mixed [--rounds 3] [--steps 4] [--processor]
 
 All have 6 layers of 384 features, 6 heads, context 256, batch 32, a vocabulary of 4,096, no dropout, AdamW with clipping at
 1.0, the same number of threads and the same precision (bf16 where the processor has it). Each is measured in a process of its
 own, in turn; a figure is the median of its steps after the first. nanoGPT is measured where ``--nanogpt`` names a clone of it:
 its ``model.py`` is imported from there. Treadle's loop runs whole, with history and clipping, as ``treadle run`` runs it.
 
-``--documents`` trains on real texts of mixed length instead, each apart from the others: Treadle in full rows, the Trainer with a
-document in each row, filled up to the longest of the batch, in random order and once more with documents of like length together
-(``group_by_length``). What counts are tokens of text per second; a document of more than 256 tokens is cut for all of them.
+``--documents`` trains on real texts of mixed length instead, each apart from the others, with a context of 512: Treadle in full
+rows, the Trainer with a document in each row, filled up to the longest of the batch, in random order and once more with documents
+of like length together (``group_by_length``). What counts are tokens of text per second, of all steps after the first; a document
+of more than 512 tokens is cut for all of them. ``--processor`` takes the processor time of one thread, on a busy machine.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ from treadle.train.loop import Horizon, Loop
 from treadle.train.objectives import OBJECTIVES
 
 SHAPE = Shape(vocabulary=4096, context=256, depth=6, width=384, heads=6, kv_heads=6, head_dim=64, hidden=1024)
+DOCUMENTS = replace(SHAPE, context=512)
 BATCH = 32
 RATE = 1e-3
 
@@ -82,26 +85,31 @@ def write_texts(folder: Path, name: str) -> str:
     return f"{len(lengths):,} documents of {lengths.mean():.0f} tokens on average (10%, 50%, 90%, 99%: {marks})"
 
 
-def treadle(folder: Path, steps: int, runtime: Runtime, kind: type[Examples] = Windows) -> list[float]:
+def treadle(
+    folder: Path, steps: int, runtime: Runtime, shape: Shape = SHAPE, kind: type[Examples] = Windows,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
     """Seconds of each step."""
-    seconds: list[float] = []
+    stamps: list[float] = []
 
     class Watch:
         def on_step(self, figures: Step) -> None:
-            seconds.append(figures.seconds - sum(seconds))
+            stamps.append(clock())
 
         def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
             pass
 
     settings = Train(validate_every=0.0, checkpoint_every="1 h")
     loop = Loop(
-        make_model(SHAPE, 0), OBJECTIVES["next_token"], kind(Shard(folder, "train"), SHAPE.context, 0), lambda model: 0.0,  # type: ignore[call-arg]
+        make_model(shape, 0), OBJECTIVES["next_token"], kind(Shard(folder, "train"), shape.context, 0),  # type: ignore[call-arg]
+        lambda model: 0.0,
         Horizon(steps, None), settings, BATCH, RATE, runtime.beside(BATCH, divisible=True), folder,
     )
     loop.resume()
     loop.save = lambda: None  # type: ignore[method-assign] - the others write no checkpoint either
+    stamps.append(clock())
     loop.run([Watch()])
-    return seconds
+    return np.diff(stamps).tolist()
 
 
 def nanogpt(folder: Path, steps: int, runtime: Runtime, clone: Path) -> list[float]:
@@ -138,7 +146,9 @@ def trainer(folder: Path, steps: int, runtime: Runtime) -> list[float]:
     return _trainer(folder, steps, runtime, [{"input_ids": row, "labels": row} for row in rows])
 
 
-def padded(folder: Path, steps: int, runtime: Runtime, grouped: bool) -> tuple[list[float], list[int], list[int]]:
+def padded(
+    folder: Path, steps: int, runtime: Runtime, grouped: bool, clock: Callable[[], float]
+) -> tuple[list[float], list[int], list[int]]:
     """The same with a document in each row; seconds, tokens of text and positions of each step. ``grouped``: those of like length
     together, in batches from all over the first pass, since the Trainer begins with the longest."""
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
@@ -146,8 +156,8 @@ def padded(folder: Path, steps: int, runtime: Runtime, grouped: bool) -> tuple[l
 
     shard = Shard(folder, "train")
     pieces = [
-        document[first : first + SHAPE.context].astype(np.int64)
-        for document in map(shard.document, range(len(shard))) for first in range(0, len(document), SHAPE.context)
+        document[first : first + DOCUMENTS.context].astype(np.int64)
+        for document in map(shard.document, range(len(shard))) for first in range(0, len(document), DOCUMENTS.context)
     ]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_tokenizer(["a"], 260), pad_token="<|endoftext|>")
     collate = DataCollatorForLanguageModeling(tokenizer, mlm=False)
@@ -165,25 +175,28 @@ def padded(folder: Path, steps: int, runtime: Runtime, grouped: bool) -> tuple[l
         whole = len(order) // BATCH
         order = [i for at in range(steps) for i in order[(at * whole // steps) * BATCH :][:BATCH]]
     rows = [{"input_ids": pieces[i]} for i in order[: (steps + 1) * BATCH]]
-    return _trainer(folder, steps, runtime, rows, data_collator=count), text[:steps], positions[:steps]
+    return _trainer(folder, steps, runtime, rows, clock, data_collator=count), text[:steps], positions[:steps]
 
 
-def _trainer(folder: Path, steps: int, runtime: Runtime, rows: list[dict[str, Any]], **more: Any) -> list[float]:
+def _trainer(
+    folder: Path, steps: int, runtime: Runtime, rows: list[dict[str, Any]], clock: Callable[[], float] = time.perf_counter,
+    **more: Any,
+) -> list[float]:
     from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
     stamps: list[float] = []
 
     class Watch(TrainerCallback):
         def on_step_begin(self, *_: object, **__: object) -> None:
-            stamps.append(time.perf_counter())
+            stamps.append(clock())
 
         def on_step_end(self, *_: object, **__: object) -> None:
-            stamps.append(time.perf_counter())
+            stamps.append(clock())
 
     config = Qwen3Config(
         vocab_size=SHAPE.vocabulary, hidden_size=SHAPE.width, intermediate_size=SHAPE.hidden, num_hidden_layers=SHAPE.depth,
         num_attention_heads=SHAPE.heads, num_key_value_heads=SHAPE.kv_heads, head_dim=SHAPE.head_dim,
-        max_position_embeddings=SHAPE.context, tie_word_embeddings=True, use_cache=False,
+        max_position_embeddings=DOCUMENTS.context if more else SHAPE.context, tie_word_embeddings=True, use_cache=False,
     )
     arguments = TrainingArguments(
         str(folder / "trainer"), max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=RATE, use_cpu=True,
@@ -196,17 +209,17 @@ def _trainer(folder: Path, steps: int, runtime: Runtime, rows: list[dict[str, An
     return [ends[0] - stamps[0], *np.diff(ends).tolist()]
 
 
-def measure_documents(system: str, folder: Path, steps: int, runtime: Runtime) -> None:
+def measure_documents(system: str, folder: Path, steps: int, runtime: Runtime, clock: Callable[[], float]) -> None:
     """One of them in this process; the first step is not counted."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
         for file in folder.iterdir():
             (Path(name) / file.name).symlink_to(file)
         if system == "packed":
-            seconds = treadle(Path(name), steps, runtime, Packed)
-            text = positions = [BATCH * SHAPE.context] * steps
+            seconds = treadle(Path(name), steps, runtime, DOCUMENTS, Packed, clock)
+            text = positions = [BATCH * DOCUMENTS.context] * steps
         else:
-            seconds, text, positions = padded(Path(name), steps, runtime, system == "grouped")
+            seconds, text, positions = padded(Path(name), steps, runtime, system == "grouped", clock)
     real = sum(text[1:])
     print(json.dumps({"speed": real / sum(seconds[1:]), "peak_memory": peak_memory(), "share": real / sum(positions[1:])}))
 
@@ -215,12 +228,14 @@ def compare_documents(given: argparse.Namespace, runtime: Runtime) -> None:
     systems = {"Treadle": "packed", "Trainer, padding": "padded", "Trainer, group_by_length": "grouped"}
     with tempfile.TemporaryDirectory() as name:
         about = write_texts(Path(name), given.documents)
-        words = ["--steps", str(given.steps), "--threads", str(runtime.threads), "--folder", name]
-        runs = {title: [*words, "--system", system] for title, system in systems.items()}
-        results = alternate(__file__, runs, given.rounds, runtime.threads)
+        words = ["--threads", str(runtime.threads), "--folder", name, *["--processor"] * given.processor]
+        steps = {"packed": max(2, given.steps // 2), "padded": given.steps, "grouped": 2 * given.steps}  # by the text of a step
+        runs = {title: [*words, "--system", system, "--steps", str(steps[system])] for title, system in systems.items()}
+        results = alternate(__file__, runs, given.rounds, runtime.threads, tries=1 if given.processor else 3)
     from transformers import __version__ as transformers_version
 
-    what = f"Training on {given.documents} texts, {about}, {runtime.precision}, {runtime.threads} threads."
+    time_of = "processor time" if given.processor else "wall time"
+    what = f"Training on {given.documents} texts, {about}, {runtime.precision}, {runtime.threads} threads, {time_of}."
     print(heading(what, {"torch": torch.__version__, "transformers": transformers_version}))
     print(table(results))
     shares = {title: statistics.median(r.extra["share"] for r in found) for title, found in results.items()}
@@ -234,15 +249,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps per measurement; the first is not counted")
     parser.add_argument("--threads", type=int, default=None, help="default: one per core")
     parser.add_argument("--documents", choices=TEXTS, help="real texts, each apart from the others")
+    parser.add_argument("--processor", action="store_true", help="count the processor time of one thread")
     parser.add_argument("--system", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    runtime = choose_runtime("auto", given.threads)
+    runtime = choose_runtime("auto", 1 if given.processor else given.threads)
     if given.documents:
         compare_documents(given, runtime)
         return
     if given.system in ("packed", "padded", "grouped"):
-        measure_documents(given.system, given.folder, given.steps, runtime)
+        clock = time.process_time if given.processor else time.perf_counter
+        measure_documents(given.system, given.folder, given.steps, runtime, clock)
         return
     if given.system:
         with tempfile.TemporaryDirectory() as name:
