@@ -46,16 +46,16 @@ def measure(script: str, words: Sequence[str], threads: int) -> Result:
 
 
 def alternate(
-    script: str, systems: Mapping[str, Sequence[str]], rounds: int, threads: int, unit: str = "tokens/s"
+    script: str, systems: Mapping[str, Sequence[str]], rounds: int, threads: int, unit: str = "tokens/s", tries: int = 3
 ) -> dict[str, list[Result]]:
     """``rounds`` times each system in turn; every second round in reverse, so that none is always first.
 
-    A round in which other work took more than ``DISTURBED`` of the cores is repeated, up to three times as many rounds in all.
+    A round in which other work took more than ``DISTURBED`` of the cores is repeated, up to ``tries`` times as many rounds in all.
     Gives the undisturbed rounds, or all of them where none was.
     """
     every: list[dict[str, Result]] = []
     quiet: list[dict[str, Result]] = []
-    while len(quiet) < rounds and len(every) < 3 * rounds:
+    while len(quiet) < rounds and len(every) < tries * rounds:
         found = {}
         for name in (list(systems), list(reversed(systems)))[len(every) % 2]:
             found[name] = measure(script, systems[name], threads)

@@ -49,7 +49,7 @@ def test_activations_are_what_autograd_saves(shape: Shape, dropout: float) -> No
 
     tokens = torch.randint(0, shape.vocabulary, (2, shape.context))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.loss(Batch({"text": tokens}, {"next": tokens}))
+        model.loss(Batch({"text": tokens}, {"next": tokens}, places={"text": torch.arange(shape.context).repeat(2, 1)}))
     found = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     floats = tokens.numel() * counting.activation_floats(shape, dropout)  # the output layer keeps a gradient, not its input
     expected = 4 * (floats + shape.vocabulary * shape.width)
@@ -70,7 +70,7 @@ optimiser = torch.optim.AdamW(model.parameters(), fused=True)
 for _ in range(3):
     for _ in range(parts):
         tokens = torch.randint(0, vocabulary, (rows, 256))
-        model.loss(Batch({"text": tokens}, {"next": tokens})).backward()
+        model.loss(Batch({"text": tokens}, {"next": tokens}, places={"text": torch.arange(256).repeat(rows, 1)})).backward()
     optimiser.step()
     tensors = [tensor for state in optimiser.state.values() for tensor in state.values()]
     checkpoint = [tensor.detach().clone() for tensor in (*tensors, *model.parameters())]

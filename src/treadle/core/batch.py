@@ -26,6 +26,9 @@ class Batch:
     """Head's name -> (B, ...): int64, ``IGNORE`` where no loss is taken, or float32, NaN where no loss is taken."""
     lengths: Tensors = field(default_factory=dict)
     """Name of an input or head whose examples differ in length -> (B,) int64; what stands behind is padding."""
+    places: Tensors = field(default_factory=dict)
+    """Name of an input whose examples hold several documents, none of which may look at another -> (B, T) int64: the place of each
+    position in its document. At each 0 a document begins, as it does at the beginning of each example."""
 
     @property
     def size(self) -> int:
@@ -54,17 +57,19 @@ class Batch:
         """The examples of ``order`` (B,), in that order."""
         return self._map(lambda tensor: tensor[order])
 
+    @property
+    def parts(self) -> tuple[Tensors, ...]:
+        """All that it holds."""
+        return self.inputs, self.targets, self.lengths, self.places
+
     def _map(self, change: Any) -> Batch:
-        parts = (self.inputs, self.targets, self.lengths)
-        return Batch(*({name: change(tensor) for name, tensor in part.items()} for part in parts))
+        return Batch(*({name: change(tensor) for name, tensor in part.items()} for part in self.parts))
 
 
 def join(first: Batch, second: Batch) -> Batch:
     """``second``'s examples behind ``first``'s; shorter sequences are filled up, as their lengths say."""
-    parts = []
-    for one, two in ((first.inputs, second.inputs), (first.targets, second.targets), (first.lengths, second.lengths)):
-        parts.append({name: _stack(one[name], two[name]) for name in one})
-    return Batch(*parts)
+    pairs = zip(first.parts, second.parts, strict=True)
+    return Batch(*({name: _stack(one[name], two[name]) for name in one} for one, two in pairs))
 
 
 def _stack(one: Tensor, two: Tensor) -> Tensor:

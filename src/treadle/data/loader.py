@@ -23,14 +23,14 @@ from treadle.data.shards import Shard
 Numbers = npt.NDArray[np.int64]
 
 
-def _source(*key: int) -> np.random.Philox:
+def philox(*key: int) -> np.random.Philox:
     """Raw Philox words, which no numpy version changes."""
     return np.random.Philox(np.random.SeedSequence(key[0], spawn_key=key[1:]))
 
 
 def permutation(seed: int, epoch: int, count: int, *more: int) -> Numbers:
     """A random order of ``count`` things, a pure function of the arguments."""
-    return np.argsort(_source(seed, epoch, *more).random_raw(count), kind="stable").astype(np.int64)
+    return np.argsort(philox(seed, epoch, *more).random_raw(count), kind="stable").astype(np.int64)
 
 
 class Examples(ABC):
@@ -91,7 +91,7 @@ class Windows(Examples):
     def _order(self, epoch: int) -> Numbers:
         """First token of each window, in the order of their turn."""
         if epoch not in self._orders:
-            source = _source(self.seed, epoch)
+            source = philox(self.seed, epoch)
             offset = int(source.random_raw()) % len(self.shard.tokens)
             order = np.argsort(source.random_raw(self.windows), kind="stable")
             while len(self._orders) >= 2:  # a batch may lie across two epochs

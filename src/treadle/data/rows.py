@@ -43,4 +43,5 @@ class Documents(Examples):
             inputs[row] = end
             inputs[row, : len(read)] = read
             targets[row, : len(predicted)] = predicted
-        return Batch({self.input: torch.from_numpy(inputs)}, {self.head: torch.from_numpy(targets)})
+        places = {self.input: torch.arange(self.context).repeat(len(numbers), 1)}
+        return Batch({self.input: torch.from_numpy(inputs)}, {self.head: torch.from_numpy(targets)}, places=places)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from treadle.core.batch import IGNORE, Batch
 from treadle.model.heads.next_token import NextToken
 from treadle.model.inputs.text import TextInput
+from treadle.model.layers.apart import Groups, by_length
 from treadle.model.layers.attention import LayerCache
 from treadle.model.trunks.transformer import Transformer
 from treadle.spec.shape import Shape
@@ -42,9 +43,13 @@ class LanguageModel(nn.Module):
     def embedding(self) -> nn.Module:
         return self.inputs[self.input].embed_tokens  # type: ignore[return-value]
 
-    def hidden(self, tokens: Tensor, positions: Tensor | None = None, caches: Sequence[LayerCache] | None = None) -> Tensor:
-        """tokens (B, T) -> (B, T, D), normalised, ready for the head."""
-        features: Tensor = self.trunk(self.inputs[self.input](tokens), positions, caches)
+    def hidden(
+        self, tokens: Tensor, positions: Tensor | None = None, caches: Sequence[LayerCache] | None = None,
+        apart: Groups | None = None,
+    ) -> Tensor:
+        """tokens (B, T) -> (B, T, D), normalised, ready for the head. ``apart``: tokens (1, N) are such documents, whose places are
+        ``positions``."""
+        features: Tensor = self.trunk(self.inputs[self.input](tokens), positions, caches, apart)
         return features
 
     def scores(self, hidden: Tensor) -> Tensor:
@@ -69,7 +74,11 @@ class LanguageModel(nn.Module):
         """The sum of ``shares`` (B, T) times the loss in nats at each predicted token."""
         head = self.heads[self.head]
         assert isinstance(head, NextToken)
-        return head.loss(self.hidden(batch.inputs[self.input]), self.embedding, batch.targets[self.head], shares)
+        tokens, targets, places, apart = batch.inputs[self.input], batch.targets[self.head], batch.places.get(self.input), None
+        if places is not None:  # all but attention treats each token alone, so they may stand as attention likes it
+            order, apart = by_length(places)
+            tokens, targets, places, shares = (x.flatten()[order][None] for x in (tokens, targets, places, shares))
+        return head.loss(self.hidden(tokens, places, apart=apart), self.embedding, targets, shares)
 
 
 def make_model(shape: Shape, seed: int, dropout: float = 0.0, input: str = "text", head: str = "next") -> LanguageModel:

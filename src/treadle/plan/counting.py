@@ -46,24 +46,25 @@ def layer_floats(shape: Shape, dropout: float = 0.0) -> float:
     """Numbers per token that the backward pass needs from one layer's forward pass.
 
     Of width D, query width E, key width K, hidden H: two norms keep input, normalised input and output (6 D, 2 scales);
-    attention keeps turned queries, keys, values and its result (2 E + 2 K, a log-sum per head), and query-key norms their input
-    and normalised input (2 E + 2 K, a scale per head); SwiGLU keeps gate, up, silu(gate) and the product (4 H). Dropout keeps
-    its masks, and makes attention keep three score matrices, with the keys and values repeated for every query head.
+    attention keeps turned queries, keys, values, its result for documents of each length and for all together (3 E + 2 K, a log-sum
+    per head), and query-key norms their input and normalised input (2 E + 2 K, a scale per head); SwiGLU keeps gate, up, silu(gate)
+    and the product (4 H). Dropout keeps its masks, and makes attention keep three score matrices, with the keys and values repeated
+    for every query head.
     ``tests/plan/test_counting.py`` compares this with what autograd saves.
     """
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    floats: float = 6 * shape.width + 2 + 2 * (query + key) + shape.heads + 4 * shape.hidden
+    floats: float = 6 * shape.width + 2 + 3 * query + 2 * key + shape.heads + 4 * shape.hidden
     if shape.qk_norm:
         floats += 2 * (query + key) + shape.heads + shape.kv_heads
     if dropout:
-        floats += 2 * shape.width + 3 * shape.heads * shape.context + 2 * query - shape.heads
-        floats -= 2 * key * (shape.heads == shape.kv_heads)
+        floats += 2 * shape.width + 3 * shape.heads * shape.context + query - 2 * key - shape.heads
     return floats
 
 
 def activation_floats(shape: Shape, dropout: float = 0.0) -> float:
-    """Numbers per token that the backward pass needs of all layers and the final norm (3 D, 1 scale), without the scores."""
-    return shape.depth * layer_floats(shape, dropout) + 3 * shape.width + 1
+    """Numbers per token that the backward pass needs of all layers, the final norm (3 D, 1 scale) and the rotation (2 for each
+    feature of a head), without the scores."""
+    return shape.depth * layer_floats(shape, dropout) + 3 * shape.width + 1 + 2 * shape.head_dim
 
 
 def train_memory(

@@ -22,6 +22,7 @@ from treadle.core.project import Project
 from treadle.core.runtime import Runtime, choose_runtime, matrix_peak
 from treadle.data.loader import Chosen, Examples, Mixed, Windows, permutation
 from treadle.data.masking import Masked, Masker
+from treadle.data.packing import Packed
 from treadle.data.rows import Documents
 from treadle.data.schema import FILE as FIELDS_FILE
 from treadle.data.schema import Schema
@@ -135,11 +136,14 @@ def first_round(project: Project, dataset: Artifact) -> Round:
         )
     name, head = _names(project)
     text = _text_model(project, dataset)
-    windows = Windows(Shard(dataset.path, "train"), text.context, spec.seed, name, head)
-    watched = Windows(Shard(dataset.path, "validation"), text.context, 0, name, head)
+    cut = _rows_of(text)
+    windows = cut(Shard(dataset.path, "train"), text.context, spec.seed, name, head)
+    watched = cut(Shard(dataset.path, "validation"), text.context, 0, name, head)
     seen: tuple[Examples, Examples] = (windows, watched)
     as_it_is: Examples = windows
     if spec.model.masks:
+        assert isinstance(windows, Windows)
+        assert isinstance(watched, Windows)
         tokenizer, hidden = load_tokenizer(dataset.path / "tokenizer.json"), spec.model.heads[head].settings
         seen = (Masked(windows, Masker(tokenizer, hidden, spec.seed)), Masked(watched, Masker(tokenizer, hidden, 0)))
         as_it_is = Masked(windows, Masker(tokenizer, hidden, 0))
@@ -150,6 +154,11 @@ def first_round(project: Project, dataset: Artifact) -> Round:
         watched.tokens_per_epoch, resolved.reasons, Chosen(as_it_is, np.arange(rows, dtype=np.int64)),
         base,
     )
+
+
+def _rows_of(model: TextModel) -> type[Packed] | type[Windows]:
+    """How running text becomes rows: a language model keeps documents apart; what a recurrent net has read, it carries on."""
+    return Packed if isinstance(model, LanguageModel) else Windows
 
 
 def _base(project: Project, dataset: Artifact) -> Base | None:
@@ -233,9 +242,10 @@ def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedb
         return _records_improvement(project, base, dataset, feedback)
     name, head = _names(project)
     model = load_text_model(base.path)
-    watched = Windows(Shard(dataset.path, "validation"), model.context, 0, name, head)
+    cut = _rows_of(model)
+    watched = cut(Shard(dataset.path, "validation"), model.context, 0, name, head)
     answers = Documents(Shard(feedback.path, "train"), model.context, spec.seed, name, head)
-    old = Windows(Shard(dataset.path, "train"), model.context, spec.seed + 1, name, head)
+    old = cut(Shard(dataset.path, "train"), model.context, spec.seed + 1, name, head)
     settings = _round_settings(project)
     budget, rate, reasons = _pace(project, settings.optimizer, answers.documents)
     objective = "next_token_per_row" if isinstance(model, LanguageModel) else "answers"
@@ -274,6 +284,8 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round,
             say("train.profile: this model is there already, so no step was taken that could be profiled")
         return cached
     say(f"training in {runtime.precision} on {runtime.threads} thread{'s' * (runtime.threads > 1)} ({runtime.reason})")
+    if isinstance(round.batches, Packed):
+        say(round.batches.words())
     workspace = _workspace(store, making)
     with store.alone(workspace):
         if round.base:

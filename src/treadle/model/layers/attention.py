@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from treadle.model.layers.apart import Groups, attend_apart
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.rope import rotate
 
@@ -38,24 +39,28 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(head_dim, eps) if qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, rope: Tensor, cache: LayerCache | None = None, look: Tensor | None = None, causal: bool = True
+        self, x: Tensor, rope: Tensor, cache: LayerCache | None = None, look: Tensor | None = None, causal: bool = True,
+        apart: Groups | None = None,
     ) -> Tensor:
         """x: (B, T, D) -> (B, T, D). With a cache the new keys and values are written into it first. ``look`` (B, 1, T or 1, T):
-        True where a position may be looked at; without it, all earlier ones, and unless ``causal`` the later ones too."""
+        True where a position may be looked at; without it, all earlier ones, and unless ``causal`` the later ones too. ``apart``:
+        x (1, N, D) holds such documents, each of which looks back at itself alone."""
         B, T, _ = x.shape
         q = self.q_norm(self.q_proj(x).view(B, T, self.heads, self.head_dim)).transpose(1, 2)  # (B, H, T, C)
         k = self.k_norm(self.k_proj(x).view(B, T, self.kv_heads, self.head_dim)).transpose(1, 2)  # (B, K, T, C)
         v = self.v_proj(x).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
         q, k = rotate(q, rope), rotate(k, rope)
-        mask = look
+        gqa, dropout, mask = self.heads != self.kv_heads, self.dropout if self.training else 0.0, look
         if cache is not None:
             rows, positions = cache.write
             cache.keys[rows, :, positions] = k.transpose(1, 2)
             cache.values[rows, :, positions] = v.transpose(1, 2)
             k, v, mask = cache.keys, cache.values, cache.mask
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal and mask is None and T > 1, enable_gqa=self.heads != self.kv_heads,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
+        if apart is not None:
+            y = attend_apart(q, k, v, apart, gqa, dropout)
+        else:
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=causal and mask is None and T > 1, enable_gqa=gqa, dropout_p=dropout,
+            ).transpose(1, 2).reshape(B, T, self.heads * self.head_dim)
+        out: Tensor = self.o_proj(y)
         return out

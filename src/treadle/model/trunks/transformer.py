@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from treadle.model.layers.apart import Groups
 from treadle.model.layers.attention import Attention, LayerCache
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.rope import rope_table
@@ -26,10 +27,11 @@ class Layer(nn.Module):
         self.mlp = SwiGLU(shape.width, shape.hidden)
 
     def forward(
-        self, x: Tensor, rope: Tensor, cache: LayerCache | None = None, look: Tensor | None = None, causal: bool = True
+        self, x: Tensor, rope: Tensor, cache: LayerCache | None = None, look: Tensor | None = None, causal: bool = True,
+        apart: Groups | None = None,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D); ``look`` and ``causal`` as in ``Attention``."""
-        x = x + self._drop(self.self_attn(self.input_layernorm(x), rope, cache, look, causal))
+        """(B, T, D) -> (B, T, D); ``look``, ``causal`` and ``apart`` as in ``Attention``."""
+        x = x + self._drop(self.self_attn(self.input_layernorm(x), rope, cache, look, causal, apart))
         return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -45,10 +47,13 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(shape.width, shape.norm_eps)
         self.register_buffer("rope", rope_table(shape.context, shape.head_dim, shape.rope_theta), persistent=False)
 
-    def forward(self, x: Tensor, positions: Tensor | None = None, caches: Sequence[LayerCache] | None = None) -> Tensor:
-        """x (B, T, D) -> (B, T, D), causal. ``positions`` (B, T) where rows start elsewhere than at 0."""
+    def forward(
+        self, x: Tensor, positions: Tensor | None = None, caches: Sequence[LayerCache] | None = None, apart: Groups | None = None
+    ) -> Tensor:
+        """x (B, T, D) -> (B, T, D), causal. ``positions`` (B, T) where rows start elsewhere than at 0; ``apart`` as in
+        ``Attention``."""
         rope = self.rope[:, : x.shape[1]] if positions is None else self.rope[:, positions][:, :, None]
         for index, layer in enumerate(self.layers):
-            x = layer(x, rope, caches[index] if caches is not None else None)
+            x = layer(x, rope, caches[index] if caches is not None else None, apart=apart)
         normed: Tensor = self.norm(x)
         return normed
