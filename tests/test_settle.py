@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from treadle.plan import calibrate, pace
 from treadle.plan.estimate import Plan
 from treadle.report.page import write_report
 from treadle.store.artifacts import Artifact
-from treadle.train import range_test
+from treadle.store.kept import SETTLED
+from treadle.train import range_test, stage
 from treadle.train.noise import NoiseScale
 from treadle.train.stage import first_round, train_model
 
@@ -85,7 +87,8 @@ def test_without_auto_the_rule_stays_and_nothing_is_measured(records: Path):
     (records / "treadle.yaml").write_text(text)
     workshop = settled(records)
     assert workshop.project.resolved.learning_rate == 0.001
-    assert not (workshop.store.root / treadle.settle.FILE).exists()
+    kept = json.loads((workshop.store.root / SETTLED).read_text())
+    assert not any("rate" in found or "batch" in found for found in kept.values())
 
 
 def test_a_language_model_too_and_the_plan_says_so(text: Path):
@@ -220,3 +223,31 @@ def test_the_report_shows_curves_and_ways_back(records: Path):
     page = write_report(workshop.project, workshop.store, workshop.ledger).read_text()
     assert "range test of the learning rate" in page
     assert "left its course" not in page
+
+
+def test_a_run_that_is_finished_neither_builds_nor_runs_its_network(records: Path, monkeypatch: pytest.MonkeyPatch):
+    def finished(*more: str) -> tuple[str, object]:
+        workshop = Workshop.open(load_project(records, more))
+        made = plan(workshop, only_new=True)
+        return trained(workshop).id, made
+
+    first, made = finished()
+    assert made is not None
+    monkeypatch.setattr(stage, "make_network", None)  # building one more would fail
+    assert finished() == (first, None)
+    with pytest.raises(TypeError):
+        finished("train.learning_rate=0.02")
+    with pytest.raises(TypeError):  # whose memory and FLOPs were not counted
+        Workshop.open(load_project(records, ["model.trunk.mlp.width=24"])).settle()
+
+
+@pytest.mark.parametrize("change", ["model.trunk.mlp.width=64", "train.batch=4", "train.optimizer=sgd", "data.split.test=20%"])
+def test_what_memory_follows_from_counts_it_anew(records: Path, monkeypatch: pytest.MonkeyPatch, change: str):
+    settled(records)
+    counts = []
+    real = treadle.settle.network_needs
+    monkeypatch.setattr(treadle.settle, "network_needs", lambda *given: counts.append(1) or real(*given))
+    settled(records, "train.learning_rate=0.02", "train.budget=3 epochs")
+    assert not counts
+    settled(records, change)
+    assert counts == [1]

@@ -1,7 +1,7 @@
 """What a project's file leaves to memory or to measuring, as plain numbers: ``train.batch``, ``accumulate`` and ``learning_rate``.
 
-What was found is kept in the store's settled.json by all that it follows from: so plan and run agree, nothing is measured twice,
-and a run that was interrupted goes on as what it was, whatever else the machine has to do by then.
+What was found is kept in the store's settled.json by all that it follows from: so plan and run agree, nothing is counted or
+measured twice, and a run that was interrupted goes on as what it was, whatever else the machine has to do by then.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
+
+import torch
 
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import choose_runtime
 from treadle.plan import pace
 from treadle.plan.estimate import memory_limit
-from treadle.plan.parts import fewest_parts, language_needs, network_needs
+from treadle.plan.parts import COUNTED, NetworkNeeds, fewest_parts, language_needs, network_needs
 from treadle.spec.units import format_count, format_size, significant
 from treadle.store.artifacts import Artifact, Store
-from treadle.store.kept import Kept
+from treadle.store.kept import SETTLED, Kept
 from treadle.train import range_test
 from treadle.train.objectives import OBJECTIVES
 from treadle.train.stage import Round, first_round, identity, round_runtime, train_flops
 
-FILE = "settled.json"
 _SPAN = 4
 """A batch that is chosen is at most so many times smaller or larger than the one that follows from the size."""
 _PER_PASS = 20
@@ -61,13 +63,20 @@ def _needs(project: Project, dataset: Callable[[], Artifact]) -> Needs:
         runtime = choose_runtime(spec.train.precision, spec.train.threads)
         workers = runtime.beside(runtime.threads, dropout == 0.0).workers
         return language_needs(shape, dropout, runtime.precision, spec.train.copies, workers)
-    made = first_round(project, dataset())
-    return network_needs(made.model, made.batches.batch_at(0, min(_FEW, project.resolved.batch)), spec.train.copies)
+    found, rows = dataset(), min(_FEW, project.resolved.batch)
+    kept, follows = Kept(project.store / SETTLED), ["memory", COUNTED, torch.__version__, identity(project), found.id, rows]
+    known = kept.find([*follows, spec.train.copies])
+    if known:
+        return NetworkNeeds(**known)
+    made = first_round(project, found)
+    needs = network_needs(made.model, made.batches.batch_at(0, rows), spec.train.copies)
+    kept.keep([*follows, spec.train.copies], asdict(needs))
+    return needs
 
 
 def _settle_parts(project: Project, needs: Needs, limit: int) -> Project:
     """The fewest parts of which each fits into memory; where a single example does not, the plan says what to do."""
-    batch, kept = project.resolved.batch, Kept(project.store / FILE)
+    batch, kept = project.resolved.batch, Kept(project.store / SETTLED)
     follows = ["accumulate", identity(project), batch, project.spec.train.copies, project.spec.train.precision]
     found = kept.find(follows)
     if found is None or needs(batch // found["parts"]) > limit:
@@ -85,7 +94,7 @@ def _settle_batch(project: Project, dataset: Artifact, needs: Needs, limit: int)
     """The smallest that is nearly as fast per example as any that fits whole, within bounds that keep it learning well."""
     usual, parts = project.resolved.batch, project.spec.train.parts
     made = first_round(project, dataset)
-    kept, follows = Kept(project.store / FILE), ["batch", pace.VERSION, *_what_trains(project, made, dataset)]
+    kept, follows = Kept(project.store / SETTLED), ["batch", pace.VERSION, *_what_trains(project, made, dataset)]
     found = kept.find(follows)
     if found is None:
         most, bound = _largest(project, made, dataset)
@@ -131,7 +140,7 @@ def _largest(project: Project, made: Round, dataset: Artifact) -> tuple[int, str
 
 def _pace(project: Project, made: Round, size: int) -> float:
     trial = project.settled("batch", size, "tried")
-    runtime = round_runtime(trial, made, train_flops(made, size))
+    runtime = round_runtime(trial, made, train_flops(trial, made))
     return pace.seconds_per_example(
         made.model, OBJECTIVES[made.objective], made.batches.batch_at, made.settings, size, runtime,
     )
@@ -140,8 +149,8 @@ def _pace(project: Project, made: Round, size: int) -> float:
 def _settle_rate(project: Project, dataset: Artifact) -> Project:
     """From a range test on fresh weights, which are then thrown away."""
     made, batch, rule = first_round(project, dataset), project.resolved.batch, project.resolved.learning_rate
-    runtime = round_runtime(project, made, train_flops(made, batch))
-    kept = Kept(project.store / FILE)
+    runtime = round_runtime(project, made, train_flops(project, made))
+    kept = Kept(project.store / SETTLED)
     how = [runtime.device.type, runtime.precision, runtime.threads, runtime.workers]
     follows = ["learning_rate", range_test.VERSION, *_what_trains(project, made, dataset), rule, *how]
     found = kept.find(follows)

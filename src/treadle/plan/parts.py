@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from treadle.core.batch import Batch
 from treadle.plan.counting import PROGRAM, divisors, train_memory
 from treadle.spec.shape import Shape
 
+COUNTED = 1
+"""Version of what is counted of a network, for those who keep it."""
 _FLOAT = 4
 _PASSING, _MOST = 8, 4
 """Tensors as large as the largest that is kept, which a step holds beside those, up to so many times all that are kept: gradients
@@ -29,7 +32,18 @@ def language_needs(shape: Shape, dropout: float, precision: str, copies: int, wo
     return lambda rows: train_memory(shape, rows, dropout, precision, copies, workers).total
 
 
-def network_needs(model: Any, batch: Batch, copies: int) -> Callable[[int], int]:
+@dataclass(frozen=True)
+class NetworkNeeds:
+    """Bytes of a training step that stay the same however many examples are computed at once, and those of each of them."""
+
+    always: float
+    each: float
+
+    def __call__(self, rows: int) -> int:
+        return int(self.always + self.each * rows)
+
+
+def network_needs(model: Any, batch: Batch, copies: int) -> NetworkNeeds:
     """The same of any network: program, weights, gradients, ``copies`` numbers of each weight for the optimiser, and what
     the backward pass needs of the forward pass, by what grows from two examples to ``batch``. The model is as it was."""
     few = min(2, batch.size)  # a batch norm refuses one
@@ -40,7 +54,7 @@ def network_needs(model: Any, batch: Batch, copies: int) -> Callable[[int], int]
     weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     always = PROGRAM + _FLOAT * (weights + (1 + copies) * trained) + max(0, sum(less) - int(few * each))
-    return lambda rows: int(always + each * rows)
+    return NetworkNeeds(always, each)
 
 
 def _kept_bytes(model: Any, batch: Batch) -> list[int]:
