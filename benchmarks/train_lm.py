@@ -1,11 +1,12 @@
 """Tokens per second of training: Treadle's loop beside nanoGPT's model and settings, and beside the transformers Trainer.
 
-    python benchmarks/train_lm.py [--nanogpt CLONE] [--rounds 3] [--steps 4]
+    python benchmarks/train_lm.py [--size 12M] [--nanogpt CLONE] [--rounds 3] [--steps 4]
 
-All have 6 layers of 384 features, 6 heads, context 256, batch 32, a vocabulary of 4,096, no dropout, AdamW with clipping at
-1.0, the same number of threads and the same precision (bf16 where the processor has it). Each is measured in a process of its
-own, in turn; a figure is the median of its steps after the first. nanoGPT is measured where ``--nanogpt`` names a clone of it:
-its ``model.py`` is imported from there. Treadle's loop runs whole, with history and clipping, as ``treadle run`` runs it.
+All have the same shape (12M: 6 layers of 384 features, 6 heads, context 256, batch 32, a vocabulary of 4,096; 50M: 10 layers of
+640 features, context 512, batch 16, a vocabulary of 8,192), no dropout, AdamW with clipping at 1.0, the same number of threads and
+the same precision (bf16 where the processor has it). Each is measured in a process of its own, in turn; a figure is the median of
+its steps after the first. nanoGPT is measured where ``--nanogpt`` names a clone of it: its ``model.py`` is imported from there.
+Treadle's loop runs whole, with history and clipping, as ``treadle run`` runs it.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ from treadle.train.hooks import Step
 from treadle.train.loop import Horizon, Loop
 from treadle.train.objectives import OBJECTIVES
 
-SHAPE = Shape(vocabulary=4096, context=256, depth=6, width=384, heads=6, kv_heads=6, head_dim=64, hidden=1024)
-BATCH = 32
+SIZES = {
+    "12M": (Shape(vocabulary=4096, context=256, depth=6, width=384, heads=6, kv_heads=6, head_dim=64, hidden=1024), 32),
+    "50M": (Shape(vocabulary=8192, context=512, depth=10, width=640, heads=10, kv_heads=5, head_dim=64, hidden=1728), 16),
+}
+SHAPE, BATCH = SIZES["12M"]
 RATE = 1e-3
 
 
@@ -121,11 +125,14 @@ def trainer(folder: Path, steps: int, runtime: Runtime) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT to measure beside")
+    parser.add_argument("--size", choices=list(SIZES), default="12M", help="parameters, about")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="steps per measurement; the first is not counted")
     parser.add_argument("--threads", type=int, default=None, help="default: one per core")
     parser.add_argument("--system", choices=["treadle", "nanogpt", "trainer"], help=argparse.SUPPRESS)
     given = parser.parse_args()
+    global SHAPE, BATCH
+    SHAPE, BATCH = SIZES[given.size]
     runtime = choose_runtime("auto", given.threads)
     if given.system:
         with tempfile.TemporaryDirectory() as name:
@@ -139,7 +146,7 @@ def main() -> None:
         speed = BATCH * SHAPE.context / statistics.median(seconds[1:])
         print(json.dumps({"speed": speed, "peak_memory": peak_memory()}))
         return
-    words = ["--steps", str(given.steps), "--threads", str(runtime.threads)]
+    words = ["--size", given.size, "--steps", str(given.steps), "--threads", str(runtime.threads)]
     systems = {"Treadle": [*words, "--system", "treadle"]}
     if given.nanogpt:
         systems["nanoGPT"] = [*words, "--system", "nanogpt", "--nanogpt", str(given.nanogpt)]
@@ -147,7 +154,7 @@ def main() -> None:
     results = alternate(__file__, systems, given.rounds, runtime.threads)
     from transformers import __version__ as transformers_version
 
-    size = f"{SHAPE.parameters / 1e6:.1f}M parameters, 6 x 384, context 256, batch 32, vocabulary 4,096"
+    size = f"{SHAPE.parameters / 1e6:.1f}M parameters, {SHAPE.depth} x {SHAPE.width}, context {SHAPE.context}, batch {BATCH}"
     what = f"Training, {size}, {runtime.precision}, {runtime.threads} threads."
     print(heading(what, {"torch": torch.__version__, "transformers": transformers_version}))
     print(table(results))

@@ -161,7 +161,7 @@ def test_only_batches_that_fit_into_memory_are_tried(records: Path, monkeypatch:
     asked = paced(monkeypatch, SECONDS)
     monkeypatch.setattr(treadle.settle, "_PER_PASS", 0.2)
     workshop = Workshop.open(load_project(records))
-    needs = treadle.settle._needs(workshop.project, lambda: workshop.prepared()[1])
+    needs = treadle.settle._needs(workshop.project, lambda: workshop.prepared()[1])(False)
     settled(records, BATCH, f"plan.memory={needs(64)}")
     assert asked == [32, 64]
     asked.clear()
@@ -184,7 +184,7 @@ def test_a_real_measurement_gives_a_batch_that_runs(text: Path):
 def test_parts_follow_from_the_memory_and_are_kept(kind: str, request: pytest.FixtureRequest):
     folder = request.getfixturevalue(kind)
     workshop = Workshop.open(load_project(folder, ["train.batch=64"]))
-    needs = treadle.settle._needs(workshop.project, lambda: workshop.prepared()[1])
+    needs = treadle.settle._needs(workshop.project, lambda: workshop.prepared()[1])(False)
     short, long = f"plan.memory={(needs(16) + needs(32)) // 2}", f"plan.memory={2 * needs(64)}"
     assert settled(folder, "train.batch=64", long).project.spec.train.accumulate is None
     project = settled(folder, "train.batch=64", short).project
@@ -251,3 +251,47 @@ def test_what_memory_follows_from_counts_it_anew(records: Path, monkeypatch: pyt
     assert not counts
     settled(records, change)
     assert counts == [1]
+
+
+DEEP = ("model.trunk.transformer.depth=6", "train.batch=4", "train.budget=4 steps")
+
+
+def weights(model: Artifact) -> bytes:
+    return (model.path / "model.safetensors").read_bytes()
+
+
+def test_layers_are_computed_again_where_a_single_example_does_not_fit(
+    text: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+):
+    needs = treadle.settle._needs(load_project(text, DEEP), None)
+    short = f"plan.memory={(needs(True)(1) + needs(False)(1)) // 2}"
+    workshop = settled(text, *DEEP, short)
+    train = workshop.project.spec.train
+    assert (train.accumulate, train.recompute) == (4, True)
+    assert "computed again" in reasons(workshop.project)["recompute"]
+    assert "train.recompute: true, 1 example at once would need" in capsys.readouterr().err
+    made = trained(workshop)
+    other = tmp_path_factory.mktemp("other")
+    write_project(other)
+    plenty = trained(settled(other, *DEEP, "train.accumulate=4"))
+    assert plenty.id == made.id
+    assert weights(plenty) == weights(made)
+    assert settled(text, *DEEP).project.spec.train.recompute is None
+    refused = settled(text, *DEEP, "seed=1", "train.recompute=false", short).project.spec.train
+    assert (refused.accumulate, refused.recompute) == (None, False)
+    given = settled(text, *DEEP, "train.accumulate=1", f"plan.memory={(needs(True)(4) + needs(False)(4)) // 2}").project.spec.train
+    assert (given.accumulate, given.recompute) == (1, True)
+
+
+def test_parts_come_before_computing_again(text: Path):
+    needs = treadle.settle._needs(load_project(text, DEEP), None)
+    train = settled(text, *DEEP, f"plan.memory={needs(False)(2)}").project.spec.train
+    assert (train.accumulate, train.recompute) == (2, None)
+
+
+def test_a_plan_counts_layers_that_are_computed_again(text: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(calibrate, "_SECONDS", 0.0)
+    made = [plan(Workshop.open(load_project(text, [*DEEP, f"train.recompute={again}"]))) for again in ("true", "false")]
+    less, more = (dict(found.as_dict()["stages"][1]["memory_parts"]) for found in made)
+    assert less.pop("activations") < more.pop("activations")
+    assert less == more

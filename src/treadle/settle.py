@@ -1,4 +1,5 @@
-"""What a project's file leaves to memory or to measuring, as plain numbers: ``train.batch``, ``accumulate`` and ``learning_rate``.
+"""What a project's file leaves to memory or to measuring, as plain values: ``train.batch``, ``accumulate``, ``recompute`` and
+``learning_rate``.
 
 What was found is kept in the store's settled.json by all that it follows from: so plan and run agree, nothing is counted or
 measured twice, and a run that was interrupted goes on as what it was, whatever else the machine has to do by then.
@@ -41,53 +42,69 @@ Needs = Callable[[int], int]
 def settle(project: Project, dataset: Callable[[], Artifact]) -> Project:
     """``project`` with plain numbers, each with its reason. ``dataset`` is asked for where its examples are needed."""
     train = project.spec.train
-    if train.accumulate is not None and "auto" not in (train.batch, train.learning_rate):
+    language = project.resolved.shape is not None
+    if train.accumulate is not None and "auto" not in (train.batch, train.learning_rate) and not language:
         return project
     needs = _needs(project, dataset)
     limit = memory_limit(project, choose_runtime(train.precision, train.threads).device)[0]
     if train.batch == "auto":
-        project = _settle_batch(project, dataset(), needs, limit)
-    if train.accumulate is None:
-        project = _settle_parts(project, needs, limit)
+        project = _settle_batch(project, dataset(), needs(bool(train.recompute)), limit)
+    if train.accumulate is None or language:
+        project = _settle_memory(project, needs, limit)
     if train.learning_rate == "auto":
-        fits = needs(project.resolved.batch // project.spec.train.parts) <= limit
+        fits = needs(bool(project.spec.train.recompute))(project.resolved.batch // project.spec.train.parts) <= limit
         project = _settle_rate(project, dataset()) if fits else _by_rule(project, "learning_rate", project.resolved.learning_rate)
     return project
 
 
-def _needs(project: Project, dataset: Callable[[], Artifact]) -> Needs:
+def _needs(project: Project, dataset: Callable[[], Artifact]) -> Callable[[bool], Needs]:
+    """By whether a language model's layers are computed again."""
     spec, shape = project.spec, project.resolved.shape
     if shape is not None:
         assert spec.model.trunk.transformer is not None
         dropout = spec.model.trunk.transformer.dropout
         runtime = choose_runtime(spec.train.precision, spec.train.threads)
         workers = runtime.beside(runtime.threads, dropout == 0.0).workers
-        return language_needs(shape, dropout, runtime.precision, spec.train.copies, workers)
+        return lambda again: language_needs(shape, dropout, runtime.precision, spec.train.copies, workers, again)
     found, rows = dataset(), min(_FEW, project.resolved.batch)
     kept, follows = Kept(project.store / SETTLED), ["memory", COUNTED, torch.__version__, identity(project), found.id, rows]
     known = kept.find([*follows, spec.train.copies])
     if known:
-        return NetworkNeeds(**known)
+        return lambda again: NetworkNeeds(**known)
     made = first_round(project, found)
     needs = network_needs(made.model, made.batches.batch_at(0, rows), spec.train.copies)
     kept.keep([*follows, spec.train.copies], asdict(needs))
-    return needs
+    return lambda again: needs
 
 
-def _settle_parts(project: Project, needs: Needs, limit: int) -> Project:
-    """The fewest parts of which each fits into memory; where a single example does not, the plan says what to do."""
-    batch, kept = project.resolved.batch, Kept(project.store / SETTLED)
-    follows = ["accumulate", identity(project), batch, project.spec.train.copies, project.spec.train.precision]
-    found = kept.find(follows)
-    if found is None or needs(batch // found["parts"]) > limit:
-        parts = fewest_parts(batch, limit, needs)
-        if parts in (None, 1):
+def _settle_memory(project: Project, needs: Callable[[bool], Needs], limit: int) -> Project:
+    """The fewest parts of which each fits into memory; where not even a single example does, with a language model's layers
+    computed again in the backward pass; where that does not fit either, the plan says what to do."""
+    train, batch, kept = project.spec.train, project.resolved.batch, Kept(project.store / SETTLED)
+    follows = ["accumulate", identity(project), batch, train.copies, train.precision]
+    found: dict[str, Any] | None = {"parts": train.accumulate} if train.accumulate else kept.find(follows)
+    ways = [bool(train.recompute)] if train.recompute is not None or project.resolved.shape is None else [False, True]
+    again = next((way for way in ways if found and needs(way)(batch // found["parts"]) <= limit), None)
+    if again is None and train.accumulate is None:
+        fitting = {way: fewest_parts(batch, limit, needs(way)) for way in ways}
+        again = next((way for way in ways if fitting[way]), None)
+        if again is None:
             return project
-        whole = f"{format_size(needs(batch))} of memory, and there is {format_size(limit)}"
-        found = {"parts": parts, "reason": f"a batch of {batch} at once needs {whole}; in parts its gradient is the same"}
-        kept.keep(follows, found)
-    _tell("accumulate", found["parts"], found["reason"])
-    return project.settled("accumulate", found["parts"], found["reason"])
+        whole = f"{format_size(needs(False)(batch))} of memory, and there is {format_size(limit)}"
+        reason = f"a batch of {batch} at once needs {whole}; in parts its gradient is the same"
+        found = {"parts": fitting[again], "reason": reason}
+        if found["parts"] > 1:
+            kept.keep(follows, found)
+    if train.accumulate is None and found and found["parts"] > 1:
+        _tell("accumulate", found["parts"], found["reason"])
+        project = project.settled("accumulate", found["parts"], found["reason"])
+    if not again or train.recompute:
+        return project
+    least = batch // project.spec.train.parts
+    reason = f"{least} example{'s' * (least > 1)} at once would need {format_size(needs(False)(least))} of memory, and there is "
+    reason += f"{format_size(limit)}: each layer is computed again in the backward pass, with the same result in a third more time"
+    _tell("recompute", True, reason)
+    return project.settled("recompute", True, reason)
 
 
 def _settle_batch(project: Project, dataset: Artifact, needs: Needs, limit: int) -> Project:
@@ -187,4 +204,4 @@ def _reason(project: Project, key: str) -> str:
 
 
 def _tell(key: str, value: float, reason: str) -> None:
-    say(f"train.{key}: {value:g}, {reason}")
+    say(f"train.{key}: {'true' if value is True else f'{value:g}'}, {reason}")

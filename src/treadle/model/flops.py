@@ -16,18 +16,19 @@ COUNTED = 1
 def forward_flops(work: Callable[[], object]) -> int:
     """FLOPs of the matrix products, convolutions, attention and LSTM layers of ``work``, two for each multiplication and addition,
     without gradients. Attention counts whole, causal or not."""
-    with torch.no_grad(), _Counter() as counter:
+    counter = _Counter()
+    with torch.no_grad(), counter:
         work()
     return counter.total
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """``torch.utils.flop_counter`` counts the same, but for attention on a CPU and recurrent layers, which it leaves out; it loads
     torch's compiler first, which takes seconds at the start of every run."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total: int = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

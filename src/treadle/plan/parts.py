@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from treadle.core.batch import Batch
+from treadle.model.layers.recompute import noted
 from treadle.plan.counting import PROGRAM, divisors, train_memory
 from treadle.spec.shape import Shape
 
@@ -27,9 +28,11 @@ def fewest_parts(batch: int, limit: int, needs: Callable[[int], int]) -> int | N
     return next((parts for parts in divisors(batch) if needs(batch // parts) <= limit), None)
 
 
-def language_needs(shape: Shape, dropout: float, precision: str, copies: int, workers: int = 1) -> Callable[[int], int]:
+def language_needs(
+    shape: Shape, dropout: float, precision: str, copies: int, workers: int = 1, recompute: bool = False
+) -> Callable[[int], int]:
     """Bytes of a training step by the number of sequences computed at once, by arithmetic."""
-    return lambda rows: train_memory(shape, rows, dropout, precision, copies, workers).total
+    return lambda rows: train_memory(shape, rows, dropout, precision, copies, workers, recompute).total
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,13 @@ def _kept_bytes(model: Any, batch: Batch) -> list[int]:
     fixed = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> None:
         if tensor.untyped_storage().data_ptr() not in fixed:
             saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-        return tensor
 
     states = {name: tensor.clone() for name, tensor in model.named_buffers()}
     model.train()
-    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.random.fork_rng(devices=[]), noted(keep):
         model.loss(batch)
     for name, tensor in model.named_buffers():  # what batch norms count
         tensor.copy_(states[name])

@@ -50,7 +50,7 @@ from treadle.train.profile import TRACE
 from treadle.train.watching import WORST, Watchers
 
 VERSION = 4
-_NO_WEIGHTS = ("checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "continue_from", "log_to", "profile")
+_NO_WEIGHTS = ("checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "continue_from", "log_to", "profile", "recompute")
 """Settings that change no weight."""
 _MACHINE = ("device", "precision", "threads", "workers")
 """Of what a model is made of: what changes no more than the rounding."""
