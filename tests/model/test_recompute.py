@@ -14,7 +14,7 @@ from tiny import SHAPE
 from treadle.core.batch import Batch
 from treadle.core.gradients import Gradients
 from treadle.core.runtime import choose_runtime
-from treadle.model.layers import attention, norm, swiglu
+from treadle.model.layers import norm, swiglu
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.recompute import noted, remade
 from treadle.model.model import LanguageModel, make_model
@@ -56,7 +56,7 @@ def same(one: tuple[list[Tensor], Tensor], two: tuple[list[Tensor], Tensor]) -> 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_is_made_anew_changes_no_bit(shape: Shape, dropout: float, precision: str, monkeypatch: pytest.MonkeyPatch):
     ours, bytes_kept = gradients(make_model(shape, 0, dropout), precision), kept(make_model(shape, 0, dropout))
-    for module in (attention, norm, swiglu, transformer):
+    for module in (norm, swiglu, transformer):
         monkeypatch.setattr(module, "remade", lambda *made: nullcontext())
     assert same(ours, gradients(make_model(shape, 0, dropout), precision))
     all_kept = kept(make_model(shape, 0, dropout))

@@ -46,17 +46,17 @@ def layer_floats(shape: Shape, dropout: float = 0.0) -> float:
     """Numbers per token that the backward pass needs from one layer's forward pass, without what it makes anew
     (``model/layers/recompute.py``).
 
-    Of width D, query width E, key width K, hidden H: two norms keep their input (2 D, 2 scales); attention keeps queries, keys and
-    values as they were projected, and its result (2 E + 2 K, a log-sum per head), and query-key norms a scale per head; SwiGLU
-    keeps gate and up (2 H). Dropout keeps its masks, and makes attention keep three score matrices, with queries, keys and values
-    turned, scaled and repeated for every query head. ``tests/plan/test_counting.py`` compares this with what autograd saves.
+    Of width D, query width E, key width K, hidden H: two norms keep their input (2 D, 2 scales); attention keeps turned queries,
+    keys, values and its result (2 E + 2 K, a log-sum per head), and query-key norms their input (E + K, a scale per head); SwiGLU
+    keeps gate and up (2 H). Dropout keeps its masks, and makes attention keep three score matrices, with the keys and values
+    repeated for every query head. ``tests/plan/test_counting.py`` compares this with what autograd saves.
     """
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     floats: float = 2 * shape.width + 2 + 2 * (query + key) + shape.heads + 2 * shape.hidden
     if shape.qk_norm:
-        floats += shape.heads + shape.kv_heads
+        floats += query + key + shape.heads + shape.kv_heads
     if dropout:
-        floats += 2 * shape.width + 3 * shape.heads * shape.context + 2 * query - shape.heads
+        floats += 2 * shape.width + 3 * shape.heads * shape.context + 2 * (query - key) - shape.heads
     return floats
 
 
@@ -68,7 +68,7 @@ def activation_floats(shape: Shape, dropout: float = 0.0, recompute: bool = Fals
 
 
 def passing_floats(shape: Shape) -> float:
-    """Numbers per token beside those: what a layer makes anew (4 D + 2 (E + K) + 2 H), and twice as much of gradients and of gaps
+    """Numbers per token beside those: what passes through a layer (4 D + 2 (E + K) + 2 H), and twice as much of gradients and gaps
     between what was freed (measured)."""
     return 3 * (4 * shape.width + 2 * (shape.heads + shape.kv_heads) * shape.head_dim + 2 * shape.hidden)
 

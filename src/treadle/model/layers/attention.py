@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from treadle.model.layers.norm import RMSNorm
-from treadle.model.layers.recompute import Made, remade
 from treadle.model.layers.rope import rotate
 
 
@@ -30,7 +29,7 @@ class Attention(nn.Module):
         self, width: int, heads: int, kv_heads: int, head_dim: int, qk_norm: bool, eps: float, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim, self.dropout, self.normed = heads, kv_heads, head_dim, dropout, qk_norm
+        self.heads, self.kv_heads, self.head_dim, self.dropout = heads, kv_heads, head_dim, dropout
         self.q_proj = nn.Linear(width, heads * head_dim, bias=False)
         self.k_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
         self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
@@ -44,28 +43,19 @@ class Attention(nn.Module):
         """x: (B, T, D) -> (B, T, D). With a cache the new keys and values are written into it first. ``look`` (B, 1, T or 1, T):
         True where a position may be looked at; without it, all earlier ones, and unless ``causal`` the later ones too."""
         B, T, _ = x.shape
-        queries = self.q_proj(x).view(B, T, self.heads, self.head_dim)
-        keys = self.k_proj(x).view(B, T, self.kv_heads, self.head_dim)
+        q = self.q_norm(self.q_proj(x).view(B, T, self.heads, self.head_dim)).transpose(1, 2)  # (B, H, T, C)
+        k = self.k_norm(self.k_proj(x).view(B, T, self.kv_heads, self.head_dim)).transpose(1, 2)  # (B, K, T, C)
         v = self.v_proj(x).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-
-        def turned_queries() -> Tensor:
-            return rotate(self.q_norm(queries).transpose(1, 2), rope)
-
-        def turned_keys() -> Tensor:
-            return rotate(self.k_norm(keys).transpose(1, 2), rope)
-
-        q, k = turned_queries(), turned_keys()  # (B, H, T, C), (B, K, T, C)
-        made: list[Made] = [(q, turned_queries), (k, turned_keys)] if self.normed else []  # else what they are made of is not kept
+        q, k = rotate(q, rope), rotate(k, rope)
         mask = look
         if cache is not None:
             rows, positions = cache.write
             cache.keys[rows, :, positions] = k.transpose(1, 2)
             cache.values[rows, :, positions] = v.transpose(1, 2)
             k, v, mask = cache.keys, cache.values, cache.mask
-        with remade(*made):
-            y = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=causal and mask is None and T > 1, enable_gqa=self.heads != self.kv_heads,
-                dropout_p=self.dropout if self.training else 0.0,
-            )
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal and mask is None and T > 1, enable_gqa=self.heads != self.kv_heads,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, self.heads * self.head_dim))
         return out
