@@ -10,7 +10,9 @@ import pytest
 import treadle.settle
 from tiny import write_project
 from tiny_records import write_records_project
+from treadle.core import machine
 from treadle.core.project import Project, load_project
+from treadle.core.runtime import Runtime
 from treadle.pipeline import Workshop, build, plan
 from treadle.plan import calibrate, pace
 from treadle.plan.estimate import Plan
@@ -295,3 +297,50 @@ def test_a_plan_counts_layers_that_are_computed_again(text: Path, monkeypatch: p
     less, more = (dict(found.as_dict()["stages"][1]["memory_parts"]) for found in made)
     assert less.pop("activations") < more.pop("activations")
     assert less == more
+
+
+def threaded(monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: dict[int, list[float]]) -> list[int]:
+    """Times as on two cores of one's choice, for every step and run; gives the counts of threads that are asked for."""
+    asked: list[int] = []
+
+    def found(model: object, objective: object, batch_at: object, settings: object, batch: int, runtime: Runtime) -> float:
+        asked.append(runtime.threads)
+        return seconds[runtime.threads][asked.count(runtime.threads) - 1]
+
+    monkeypatch.setattr(pace, "seconds_per_example", found)
+    monkeypatch.setattr(machine, "threads", lambda: 2)
+    monkeypatch.setattr(treadle.settle, "_SHORT", 0)
+    monkeypatch.setattr(treadle.settle, "_WORTH", 0)
+    (folder / "treadle.yaml").write_text((folder / "treadle.yaml").read_text().replace("threads: 1, ", ""))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "threads"),
+    [([1.0, 1.0], [0.8, 0.8], 2), ([1.0, 1.0], [0.9, 0.9], 1), ([1.0, 1.0], [0.7, 5.0], 1), ([1.0, 9.0], [0.7, 0.7], 2)], ids=str,
+)
+def test_threads_are_as_many_as_were_measured_to_be_clearly_faster(
+    records: Path, monkeypatch: pytest.MonkeyPatch, one: list[float], two: list[float], threads: int
+):
+    asked = threaded(monkeypatch, records, {1: one, 2: two})
+    workshop = settled(records, "train.budget=3 epochs")
+    assert asked == [1, 2, 2, 1]
+    assert "by 1, " in reasons(workshop.project)["threads"]
+    model = trained(workshop)
+    assert model.config["threads"] == model.counts["runtime"]["threads"] == threads
+    assert "as measured" in model.counts["runtime"]["reason"]
+    monkeypatch.setattr(pace, "seconds_per_example", None)  # measuring again would fail
+    assert trained(settled(records, "train.budget=3 epochs")).id == model.id
+    assert trained(settled(records, "train.budget=3 epochs", f"train.threads={threads}")).config["threads"] == threads
+
+
+@pytest.mark.parametrize(("name", "value"), [("_SHORT", 1e12), ("_LONG", 1.0), ("_WORTH", 1e18)])
+def test_threads_are_measured_of_steps_in_between_alone(
+    records: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
+):
+    asked = threaded(monkeypatch, records, {1: [1.0] * 4, 2: [0.5] * 4})
+    settled(records, "train.threads=1")
+    assert not asked
+    monkeypatch.setattr(treadle.settle, name, value)
+    assert settled(records).project.resolved.threads is None
+    assert not asked

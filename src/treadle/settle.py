@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 
+from treadle.core import machine
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import choose_runtime
 from treadle.plan import pace
 from treadle.plan.estimate import memory_limit
 from treadle.plan.parts import COUNTED, NetworkNeeds, fewest_parts, language_needs, network_needs
+from treadle.plan.times import machine as machine_name
 from treadle.spec.units import format_count, format_size, significant
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.kept import SETTLED, Kept
@@ -32,6 +34,12 @@ _SPAN = 4
 """A batch that is chosen is at most so many times smaller or larger than the one that follows from the size."""
 _PER_PASS = 20
 """Steps that one pass over the data has at least, with a batch that is chosen."""
+_SHORT, _LONG = 5e7, 2e9
+"""FLOPs of a training step between which it is measured whether several threads are faster (docs/experiments.md)."""
+_RATE = 2e10
+"""FLOP/s that a core reaches, about: how much a run in wall time computes."""
+_WORTH = 3e11
+"""FLOPs of a run from which measuring for a few seconds is worth it."""
 _FEW = 8
 """Examples by which memory is counted."""
 
@@ -51,6 +59,8 @@ def settle(project: Project, dataset: Callable[[], Artifact]) -> Project:
         project = _settle_batch(project, dataset(), needs(bool(train.recompute)), limit)
     if train.accumulate is None or language:
         project = _settle_memory(project, needs, limit)
+    if not language and train.threads is None:
+        project = _settle_threads(project, dataset)
     if train.learning_rate == "auto":
         fits = needs(bool(project.spec.train.recompute))(project.resolved.batch // project.spec.train.parts) <= limit
         project = _settle_rate(project, dataset()) if fits else _by_rule(project, "learning_rate", project.resolved.learning_rate)
@@ -161,6 +171,38 @@ def _pace(project: Project, made: Round, size: int) -> float:
     return pace.seconds_per_example(
         made.model, OBJECTIVES[made.objective], made.batches.batch_at, made.settings, size, runtime,
     )
+
+
+def _settle_threads(project: Project, dataset: Callable[[], Artifact]) -> Project:
+    """As many threads as are clearly faster, where a step is neither so short that they would wait for one another longer than they
+    work, nor so long that they hardly wait, and the run long enough to be worth the measuring."""
+    most, runtime = machine.threads(), choose_runtime(project.spec.train.precision)
+    if most == 1 or runtime.device.type != "cpu":
+        return project
+    made, batch, budget = first_round(project, dataset()), project.resolved.batch, project.resolved.budget
+    each, per_step = train_flops(project, made), batch * made.per_row
+    step = each * per_step / project.spec.train.parts
+    units = {"epochs": made.per_epoch, "tokens": 1, "steps": per_step, "seconds": _RATE / each}[budget.unit]
+    if not _SHORT <= step <= _LONG or each * units * budget.amount < _WORTH:
+        return project
+    settings = made.settings.model_dump(mode="json", include={"accumulate", "optimizer", "clip"})
+    where = [machine_name(), torch.__version__, most, runtime.precision]
+    kept, follows = Kept(project.store / SETTLED), ["threads", pace.VERSION, *where, identity(project), batch, settings]
+    found = kept.find(follows)
+    if found is None:
+
+        def seconds(threads: int) -> float:
+            on = choose_runtime(runtime.precision, threads)
+            return batch * pace.seconds_per_example(
+                made.model, OBJECTIVES[made.objective], made.batches.batch_at, made.settings, batch, on
+            )
+
+        count, curve = pace.enough_threads(seconds, most)
+        told = ", ".join(f"{significant(1000 * s, 2):g} ms by {n}" for n, s in curve)
+        found = {"threads": count, "curve": curve, "reason": f"a step took {told}; more are taken where they are clearly faster"}
+        kept.keep(follows, found)
+    _tell("threads", found["threads"], found["reason"])
+    return project.on_threads(found["threads"], found["reason"], tuple((n, s) for n, s in found["curve"]))
 
 
 def _settle_rate(project: Project, dataset: Artifact) -> Project:

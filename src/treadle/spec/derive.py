@@ -46,6 +46,8 @@ class Resolved:
     batch: int
     budget: Budget
     reasons: tuple[Derived, ...]
+    threads: int | None = None
+    """As many as were measured to be the best; None: they were not measured."""
 
     @property
     def language(self) -> Shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -380,7 +380,10 @@ def _run(
 def round_runtime(project: Project, round: Round, flops: float) -> Runtime:
     """Where and how a round trains, of which one token or record takes ``flops``, as ``train_flops`` gives them."""
     settings, rows = round.settings, project.resolved.batch // round.settings.parts
-    runtime = choose_runtime(settings.precision, settings.threads, flops * rows * round.per_row)
+    measured = project.resolved.threads if settings.threads is None else None
+    runtime = choose_runtime(settings.precision, measured or settings.threads, flops * rows * round.per_row)
+    if measured:
+        runtime = replace(runtime, reason=f"{runtime.reason}; threads as measured")
     trunk = project.spec.model.trunk.transformer
     alone = round.objective == "next_token" and trunk is not None and trunk.dropout == 0.0
     return runtime.beside(rows, alone)
