@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +120,13 @@ def compare(
         stamps = systems[given.system](given.steps, choose_runtime("float32", given.threads))
         print(json.dumps({"speed": rate(stamps, batch), "peak_memory": peak_memory()}))
         return
-    import keras
-
     for name in [given.task] if given.task else tasks:
         batch, systems = tasks[name]
         words = ["--steps", str(given.steps), "--threads", str(given.threads), "--task", name]
         results = alternate(script, {s: [*words, "--system", s] for s in systems}, given.rounds, given.threads, "samples/s")
         what = f"Training, {name}, batch {batch}, float32, {given.threads} thread{'s' * (given.threads > 1)}."
-        print(heading(what, {"torch": torch.__version__, "keras": keras.__version__}))
+        packages = ["torch", *["keras"] * any("Keras" in system for system in systems)]
+        print(heading(what, {package: version(package) for package in packages}))
         print(table(results, "samples/s"), "\n")
 
 

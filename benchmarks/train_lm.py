@@ -1,17 +1,19 @@
 """Tokens per second of training: Treadle's loop beside nanoGPT's model and settings, and beside the transformers Trainer.
 
-    python benchmarks/train_lm.py [--nanogpt CLONE] [--rounds 3] [--steps 4]
+    python benchmarks/train_lm.py [--size 12M] [--nanogpt CLONE] [--rounds 3] [--steps 4]
     TREADLE_DATA=... python benchmarks/train_lm.py --documents mixed [--rounds 3] [--steps 4] [--processor]
 
-All have 6 layers of 384 features, 6 heads, context 256, batch 32, a vocabulary of 4,096, no dropout, AdamW with clipping at
-1.0, the same number of threads and the same precision (bf16 where the processor has it). Each is measured in a process of its
-own, in turn; a figure is the median of its steps after the first. nanoGPT is measured where ``--nanogpt`` names a clone of it:
-its ``model.py`` is imported from there. Treadle's loop runs whole, with history and clipping, as ``treadle run`` runs it.
+All have the same shape (12M: 6 layers of 384 features, 6 heads, context 256, batch 32, a vocabulary of 4,096; 50M: 10 layers of
+640 features, context 512, batch 16, a vocabulary of 8,192), no dropout, AdamW with clipping at 1.0, the same number of threads and
+the same precision (bf16 where the processor has it). Each is measured in a process of its own, in turn; a figure is the median of
+its steps after the first. nanoGPT is measured where ``--nanogpt`` names a clone of it: its ``model.py`` is imported from there.
+Treadle's loop runs whole, with history and clipping, as ``treadle run`` runs it.
 
-``--documents`` trains on real texts of mixed length instead, each apart from the others, with a context of 512: Treadle in full
-rows, the Trainer with a document in each row, filled up to the longest of the batch, in random order and once more with documents
-of like length together (``group_by_length``). What counts are tokens of text per second, of all steps after the first; a document
-of more than 512 tokens is cut for all of them. ``--processor`` takes the processor time of one thread, on a busy machine.
+``--documents`` trains the 12M shape on real texts of mixed length instead, each apart from the others, with a context of 512:
+Treadle in full rows, the Trainer with a document in each row, filled up to the longest of the batch, in random order and once more
+with documents of like length together (``group_by_length``). What counts are tokens of text per second, of all steps after the
+first; a document of more than 512 tokens is cut for all of them. ``--processor`` takes the processor time of one thread, on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -46,9 +48,12 @@ from treadle.train.hooks import Step
 from treadle.train.loop import Horizon, Loop
 from treadle.train.objectives import OBJECTIVES
 
-SHAPE = Shape(vocabulary=4096, context=256, depth=6, width=384, heads=6, kv_heads=6, head_dim=64, hidden=1024)
+SIZES = {
+    "12M": (Shape(vocabulary=4096, context=256, depth=6, width=384, heads=6, kv_heads=6, head_dim=64, hidden=1024), 32),
+    "50M": (Shape(vocabulary=8192, context=512, depth=10, width=640, heads=10, kv_heads=5, head_dim=64, hidden=1728), 16),
+}
+SHAPE, BATCH = SIZES["12M"]
 DOCUMENTS = replace(SHAPE, context=512)
-BATCH = 32
 RATE = 1e-3
 
 
@@ -245,6 +250,7 @@ def compare_documents(given: argparse.Namespace, runtime: Runtime) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT to measure beside")
+    parser.add_argument("--size", choices=list(SIZES), default="12M", help="parameters, about")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4, help="steps per measurement; the first is not counted")
     parser.add_argument("--threads", type=int, default=None, help="default: one per core")
@@ -253,6 +259,8 @@ def main() -> None:
     parser.add_argument("--system", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    global SHAPE, BATCH
+    SHAPE, BATCH = SIZES[given.size]
     runtime = choose_runtime("auto", 1 if given.processor else given.threads)
     if given.documents:
         compare_documents(given, runtime)
@@ -273,7 +281,7 @@ def main() -> None:
         speed = BATCH * SHAPE.context / statistics.median(seconds[1:])
         print(json.dumps({"speed": speed, "peak_memory": peak_memory()}))
         return
-    words = ["--steps", str(given.steps), "--threads", str(runtime.threads)]
+    words = ["--size", given.size, "--steps", str(given.steps), "--threads", str(runtime.threads)]
     systems = {"Treadle": [*words, "--system", "treadle"]}
     if given.nanogpt:
         systems["nanoGPT"] = [*words, "--system", "nanogpt", "--nanogpt", str(given.nanogpt)]
@@ -281,7 +289,7 @@ def main() -> None:
     results = alternate(__file__, systems, given.rounds, runtime.threads)
     from transformers import __version__ as transformers_version
 
-    size = f"{SHAPE.parameters / 1e6:.1f}M parameters, 6 x 384, context 256, batch 32, vocabulary 4,096"
+    size = f"{SHAPE.parameters / 1e6:.1f}M parameters, {SHAPE.depth} x {SHAPE.width}, context {SHAPE.context}, batch {BATCH}"
     what = f"Training, {size}, {runtime.precision}, {runtime.threads} threads."
     print(heading(what, {"torch": torch.__version__, "transformers": transformers_version}))
     print(table(results))

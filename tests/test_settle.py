@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,16 @@ import pytest
 import treadle.settle
 from tiny import write_project
 from tiny_records import write_records_project
+from treadle.core import machine
 from treadle.core.project import Project, load_project
+from treadle.core.runtime import Runtime
 from treadle.pipeline import Workshop, build, plan
 from treadle.plan import calibrate, pace
 from treadle.plan.estimate import Plan
 from treadle.report.page import write_report
 from treadle.store.artifacts import Artifact
-from treadle.train import range_test
+from treadle.store.kept import SETTLED
+from treadle.train import range_test, stage
 from treadle.train.noise import NoiseScale
 from treadle.train.stage import first_round, train_model
 
@@ -85,7 +89,8 @@ def test_without_auto_the_rule_stays_and_nothing_is_measured(records: Path):
     (records / "treadle.yaml").write_text(text)
     workshop = settled(records)
     assert workshop.project.resolved.learning_rate == 0.001
-    assert not (workshop.store.root / treadle.settle.FILE).exists()
+    kept = json.loads((workshop.store.root / SETTLED).read_text())
+    assert not any("rate" in found or "batch" in found for found in kept.values())
 
 
 def test_a_language_model_too_and_the_plan_says_so(text: Path):
@@ -158,7 +163,7 @@ def test_only_batches_that_fit_into_memory_are_tried(records: Path, monkeypatch:
     asked = paced(monkeypatch, SECONDS)
     monkeypatch.setattr(treadle.settle, "_PER_PASS", 0.2)
     workshop = Workshop.open(load_project(records))
-    needs = treadle.settle._needs(workshop.project, lambda: workshop.prepared()[1])
+    needs = treadle.settle._needs(workshop.project, lambda: workshop.prepared()[1])(False)
     settled(records, BATCH, f"plan.memory={needs(64)}")
     assert asked == [32, 64]
     asked.clear()
@@ -181,7 +186,7 @@ def test_a_real_measurement_gives_a_batch_that_runs(text: Path):
 def test_parts_follow_from_the_memory_and_are_kept(kind: str, request: pytest.FixtureRequest):
     folder = request.getfixturevalue(kind)
     workshop = Workshop.open(load_project(folder, ["train.batch=64"]))
-    needs = treadle.settle._needs(workshop.project, lambda: workshop.prepared()[1])
+    needs = treadle.settle._needs(workshop.project, lambda: workshop.prepared()[1])(False)
     short, long = f"plan.memory={(needs(16) + needs(32)) // 2}", f"plan.memory={2 * needs(64)}"
     assert settled(folder, "train.batch=64", long).project.spec.train.accumulate is None
     project = settled(folder, "train.batch=64", short).project
@@ -220,3 +225,122 @@ def test_the_report_shows_curves_and_ways_back(records: Path):
     page = write_report(workshop.project, workshop.store, workshop.ledger).read_text()
     assert "range test of the learning rate" in page
     assert "left its course" not in page
+
+
+def test_a_run_that_is_finished_neither_builds_nor_runs_its_network(records: Path, monkeypatch: pytest.MonkeyPatch):
+    def finished(*more: str) -> tuple[str, object]:
+        workshop = Workshop.open(load_project(records, more))
+        made = plan(workshop, only_new=True)
+        return trained(workshop).id, made
+
+    first, made = finished()
+    assert made is not None
+    monkeypatch.setattr(stage, "make_network", None)  # building one more would fail
+    assert finished() == (first, None)
+    with pytest.raises(TypeError):
+        finished("train.learning_rate=0.02")
+    with pytest.raises(TypeError):  # whose memory and FLOPs were not counted
+        Workshop.open(load_project(records, ["model.trunk.mlp.width=24"])).settle()
+
+
+@pytest.mark.parametrize("change", ["model.trunk.mlp.width=64", "train.batch=4", "train.optimizer=sgd", "data.split.test=20%"])
+def test_what_memory_follows_from_counts_it_anew(records: Path, monkeypatch: pytest.MonkeyPatch, change: str):
+    settled(records)
+    counts = []
+    real = treadle.settle.network_needs
+    monkeypatch.setattr(treadle.settle, "network_needs", lambda *given: counts.append(1) or real(*given))
+    settled(records, "train.learning_rate=0.02", "train.budget=3 epochs")
+    assert not counts
+    settled(records, change)
+    assert counts == [1]
+
+
+DEEP = ("model.trunk.transformer.depth=6", "train.batch=4", "train.budget=4 steps")
+
+
+def weights(model: Artifact) -> bytes:
+    return (model.path / "model.safetensors").read_bytes()
+
+
+def test_layers_are_computed_again_where_a_single_example_does_not_fit(
+    text: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+):
+    needs = treadle.settle._needs(load_project(text, DEEP), None)
+    short = f"plan.memory={(needs(True)(1) + needs(False)(1)) // 2}"
+    workshop = settled(text, *DEEP, short)
+    train = workshop.project.spec.train
+    assert (train.accumulate, train.recompute) == (4, True)
+    assert "computed again" in reasons(workshop.project)["recompute"]
+    assert "train.recompute: true, 1 example at once would need" in capsys.readouterr().err
+    made = trained(workshop)
+    other = tmp_path_factory.mktemp("other")
+    write_project(other)
+    plenty = trained(settled(other, *DEEP, "train.accumulate=4"))
+    assert plenty.id == made.id
+    assert weights(plenty) == weights(made)
+    assert settled(text, *DEEP).project.spec.train.recompute is None
+    refused = settled(text, *DEEP, "seed=1", "train.recompute=false", short).project.spec.train
+    assert (refused.accumulate, refused.recompute) == (None, False)
+    given = settled(text, *DEEP, "train.accumulate=1", f"plan.memory={(needs(True)(4) + needs(False)(4)) // 2}").project.spec.train
+    assert (given.accumulate, given.recompute) == (1, True)
+
+
+def test_parts_come_before_computing_again(text: Path):
+    needs = treadle.settle._needs(load_project(text, DEEP), None)
+    train = settled(text, *DEEP, f"plan.memory={needs(False)(2)}").project.spec.train
+    assert (train.accumulate, train.recompute) == (2, None)
+
+
+def test_a_plan_counts_layers_that_are_computed_again(text: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(calibrate, "_SECONDS", 0.0)
+    made = [plan(Workshop.open(load_project(text, [*DEEP, f"train.recompute={again}"]))) for again in ("true", "false")]
+    less, more = (dict(found.as_dict()["stages"][1]["memory_parts"]) for found in made)
+    assert less.pop("activations") < more.pop("activations")
+    assert less == more
+
+
+def threaded(monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: dict[int, list[float]]) -> list[int]:
+    """Times as on two cores of one's choice, for every step and run; gives the counts of threads that are asked for."""
+    asked: list[int] = []
+
+    def found(model: object, objective: object, batch_at: object, settings: object, batch: int, runtime: Runtime) -> float:
+        asked.append(runtime.threads)
+        return seconds[runtime.threads][asked.count(runtime.threads) - 1]
+
+    monkeypatch.setattr(pace, "seconds_per_example", found)
+    monkeypatch.setattr(machine, "threads", lambda: 2)
+    monkeypatch.setattr(treadle.settle, "_SHORT", 0)
+    monkeypatch.setattr(treadle.settle, "_WORTH", 0)
+    (folder / "treadle.yaml").write_text((folder / "treadle.yaml").read_text().replace("threads: 1, ", ""))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "threads"),
+    [([1.0, 1.0], [0.8, 0.8], 2), ([1.0, 1.0], [0.9, 0.9], 1), ([1.0, 1.0], [0.7, 5.0], 1), ([1.0, 9.0], [0.7, 0.7], 2)], ids=str,
+)
+def test_threads_are_as_many_as_were_measured_to_be_clearly_faster(
+    records: Path, monkeypatch: pytest.MonkeyPatch, one: list[float], two: list[float], threads: int
+):
+    asked = threaded(monkeypatch, records, {1: one, 2: two})
+    workshop = settled(records, "train.budget=3 epochs")
+    assert asked == [1, 2, 2, 1]
+    assert "by 1, " in reasons(workshop.project)["threads"]
+    model = trained(workshop)
+    assert model.config["threads"] == model.counts["runtime"]["threads"] == threads
+    assert "as measured" in model.counts["runtime"]["reason"]
+    monkeypatch.setattr(pace, "seconds_per_example", None)  # measuring again would fail
+    assert trained(settled(records, "train.budget=3 epochs")).id == model.id
+    assert trained(settled(records, "train.budget=3 epochs", f"train.threads={threads}")).config["threads"] == threads
+
+
+@pytest.mark.parametrize(("name", "value"), [("_SHORT", 1e12), ("_LONG", 1.0), ("_WORTH", 1e18)])
+def test_threads_are_measured_of_steps_in_between_alone(
+    records: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
+):
+    asked = threaded(monkeypatch, records, {1: [1.0] * 4, 2: [0.5] * 4})
+    settled(records, "train.threads=1")
+    assert not asked
+    monkeypatch.setattr(treadle.settle, name, value)
+    assert settled(records).project.resolved.threads is None
+    assert not asked

@@ -243,7 +243,7 @@ def plan(workshop: Workshop, only_new: bool = False) -> Plan | RecordsPlan | Non
         return make_plan(project, store, workshop.ledger)
     dataset = workshop.prepared()[1]
     round, spec, batch = first_round(project, dataset), project.spec, project.resolved.batch
-    flops = train_flops(round, batch)
+    flops = train_flops(project, round)
     runtime = round_runtime(project, round, flops)
     if only_new and store.has(model_making(project, store, round, runtime).id):
         return None

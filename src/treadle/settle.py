@@ -1,7 +1,8 @@
-"""What a project's file leaves to memory or to measuring, as plain numbers: ``train.batch``, ``accumulate`` and ``learning_rate``.
+"""What a project's file leaves to memory or to measuring, as plain values: ``train.batch``, ``accumulate``, ``recompute`` and
+``learning_rate``.
 
-What was found is kept in the store's settled.json by all that it follows from: so plan and run agree, nothing is measured twice,
-and a run that was interrupted goes on as what it was, whatever else the machine has to do by then.
+What was found is kept in the store's settled.json by all that it follows from: so plan and run agree, nothing is counted or
+measured twice, and a run that was interrupted goes on as what it was, whatever else the machine has to do by then.
 """
 
 from __future__ import annotations
@@ -9,26 +10,36 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
+import torch
+
+from treadle.core import machine
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import choose_runtime
 from treadle.plan import pace
 from treadle.plan.estimate import memory_limit
-from treadle.plan.parts import fewest_parts, language_needs, network_needs
+from treadle.plan.parts import COUNTED, NetworkNeeds, fewest_parts, language_needs, network_needs
+from treadle.plan.times import machine as machine_name
 from treadle.spec.units import format_count, format_size, significant
 from treadle.store.artifacts import Artifact, Store
-from treadle.store.kept import Kept
+from treadle.store.kept import SETTLED, Kept
 from treadle.train import range_test
 from treadle.train.objectives import OBJECTIVES
 from treadle.train.stage import Round, first_round, identity, round_runtime, train_flops
 
-FILE = "settled.json"
 _SPAN = 4
 """A batch that is chosen is at most so many times smaller or larger than the one that follows from the size."""
 _PER_PASS = 20
 """Steps that one pass over the data has at least, with a batch that is chosen."""
+_SHORT, _LONG = 5e7, 2e9
+"""FLOPs of a training step between which it is measured whether several threads are faster (docs/experiments.md)."""
+_RATE = 2e10
+"""FLOP/s that a core reaches, about: how much a run in wall time computes."""
+_WORTH = 3e11
+"""FLOPs of a run from which measuring for a few seconds is worth it."""
 _FEW = 8
 """Examples by which memory is counted."""
 
@@ -39,53 +50,78 @@ Needs = Callable[[int], int]
 def settle(project: Project, dataset: Callable[[], Artifact]) -> Project:
     """``project`` with plain numbers, each with its reason. ``dataset`` is asked for where its examples are needed."""
     train = project.spec.train
-    if train.accumulate is not None and "auto" not in (train.batch, train.learning_rate):
+    language = project.resolved.shape is not None
+    if train.accumulate is not None and "auto" not in (train.batch, train.learning_rate) and not language:
         return project
     needs = _needs(project, dataset)
     limit = memory_limit(project, choose_runtime(train.precision, train.threads).device)[0]
     if train.batch == "auto":
-        project = _settle_batch(project, dataset(), needs, limit)
-    if train.accumulate is None:
-        project = _settle_parts(project, needs, limit)
+        project = _settle_batch(project, dataset(), needs(bool(train.recompute)), limit)
+    if train.accumulate is None or language:
+        project = _settle_memory(project, needs, limit)
+    if not language and train.threads is None:
+        project = _settle_threads(project, dataset)
     if train.learning_rate == "auto":
-        fits = needs(project.resolved.batch // project.spec.train.parts) <= limit
+        fits = needs(bool(project.spec.train.recompute))(project.resolved.batch // project.spec.train.parts) <= limit
         project = _settle_rate(project, dataset()) if fits else _by_rule(project, "learning_rate", project.resolved.learning_rate)
     return project
 
 
-def _needs(project: Project, dataset: Callable[[], Artifact]) -> Needs:
+def _needs(project: Project, dataset: Callable[[], Artifact]) -> Callable[[bool], Needs]:
+    """By whether a language model's layers are computed again."""
     spec, shape = project.spec, project.resolved.shape
     if shape is not None:
         assert spec.model.trunk.transformer is not None
         dropout = spec.model.trunk.transformer.dropout
         runtime = choose_runtime(spec.train.precision, spec.train.threads)
         workers = runtime.beside(runtime.threads, dropout == 0.0).workers
-        return language_needs(shape, dropout, runtime.precision, spec.train.copies, workers)
-    made = first_round(project, dataset())
-    return network_needs(made.model, made.batches.batch_at(0, min(_FEW, project.resolved.batch)), spec.train.copies)
+        return lambda again: language_needs(shape, dropout, runtime.precision, spec.train.copies, workers, again)
+    found, rows = dataset(), min(_FEW, project.resolved.batch)
+    kept, follows = Kept(project.store / SETTLED), ["memory", COUNTED, torch.__version__, identity(project), found.id, rows]
+    known = kept.find([*follows, spec.train.copies])
+    if known:
+        return lambda again: NetworkNeeds(**known)
+    made = first_round(project, found)
+    needs = network_needs(made.model, made.batches.batch_at(0, rows), spec.train.copies)
+    kept.keep([*follows, spec.train.copies], asdict(needs))
+    return lambda again: needs
 
 
-def _settle_parts(project: Project, needs: Needs, limit: int) -> Project:
-    """The fewest parts of which each fits into memory; where a single example does not, the plan says what to do."""
-    batch, kept = project.resolved.batch, Kept(project.store / FILE)
-    follows = ["accumulate", identity(project), batch, project.spec.train.copies, project.spec.train.precision]
-    found = kept.find(follows)
-    if found is None or needs(batch // found["parts"]) > limit:
-        parts = fewest_parts(batch, limit, needs)
-        if parts in (None, 1):
+def _settle_memory(project: Project, needs: Callable[[bool], Needs], limit: int) -> Project:
+    """The fewest parts of which each fits into memory; where not even a single example does, with a language model's layers
+    computed again in the backward pass; where that does not fit either, the plan says what to do."""
+    train, batch, kept = project.spec.train, project.resolved.batch, Kept(project.store / SETTLED)
+    follows = ["accumulate", identity(project), batch, train.copies, train.precision]
+    found: dict[str, Any] | None = {"parts": train.accumulate} if train.accumulate else kept.find(follows)
+    ways = [bool(train.recompute)] if train.recompute is not None or project.resolved.shape is None else [False, True]
+    again = next((way for way in ways if found and needs(way)(batch // found["parts"]) <= limit), None)
+    if again is None and train.accumulate is None:
+        fitting = {way: fewest_parts(batch, limit, needs(way)) for way in ways}
+        again = next((way for way in ways if fitting[way]), None)
+        if again is None:
             return project
-        whole = f"{format_size(needs(batch))} of memory, and there is {format_size(limit)}"
-        found = {"parts": parts, "reason": f"a batch of {batch} at once needs {whole}; in parts its gradient is the same"}
-        kept.keep(follows, found)
-    _tell("accumulate", found["parts"], found["reason"])
-    return project.settled("accumulate", found["parts"], found["reason"])
+        whole = f"{format_size(needs(False)(batch))} of memory, and there is {format_size(limit)}"
+        reason = f"a batch of {batch} at once needs {whole}; in parts its gradient is the same"
+        found = {"parts": fitting[again], "reason": reason}
+        if found["parts"] > 1:
+            kept.keep(follows, found)
+    if train.accumulate is None and found and found["parts"] > 1:
+        _tell("accumulate", found["parts"], found["reason"])
+        project = project.settled("accumulate", found["parts"], found["reason"])
+    if not again or train.recompute:
+        return project
+    least = batch // project.spec.train.parts
+    reason = f"{least} example{'s' * (least > 1)} at once would need {format_size(needs(False)(least))} of memory, and there is "
+    reason += f"{format_size(limit)}: each layer is computed again in the backward pass, with the same result in a third more time"
+    _tell("recompute", True, reason)
+    return project.settled("recompute", True, reason)
 
 
 def _settle_batch(project: Project, dataset: Artifact, needs: Needs, limit: int) -> Project:
     """The smallest that is nearly as fast per example as any that fits whole, within bounds that keep it learning well."""
     usual, parts = project.resolved.batch, project.spec.train.parts
     made = first_round(project, dataset)
-    kept, follows = Kept(project.store / FILE), ["batch", pace.VERSION, *_what_trains(project, made, dataset)]
+    kept, follows = Kept(project.store / SETTLED), ["batch", pace.VERSION, *_what_trains(project, made, dataset)]
     found = kept.find(follows)
     if found is None:
         most, bound = _largest(project, made, dataset)
@@ -131,17 +167,49 @@ def _largest(project: Project, made: Round, dataset: Artifact) -> tuple[int, str
 
 def _pace(project: Project, made: Round, size: int) -> float:
     trial = project.settled("batch", size, "tried")
-    runtime = round_runtime(trial, made, train_flops(made, size))
+    runtime = round_runtime(trial, made, train_flops(trial, made))
     return pace.seconds_per_example(
         made.model, OBJECTIVES[made.objective], made.batches.batch_at, made.settings, size, runtime,
     )
 
 
+def _settle_threads(project: Project, dataset: Callable[[], Artifact]) -> Project:
+    """As many threads as are clearly faster, where a step is neither so short that they would wait for one another longer than they
+    work, nor so long that they hardly wait, and the run long enough to be worth the measuring."""
+    most, runtime = machine.threads(), choose_runtime(project.spec.train.precision)
+    if most == 1 or runtime.device.type != "cpu":
+        return project
+    made, batch, budget = first_round(project, dataset()), project.resolved.batch, project.resolved.budget
+    each, per_step = train_flops(project, made), batch * made.per_row
+    step = each * per_step / project.spec.train.parts
+    units = {"epochs": made.per_epoch, "tokens": 1, "steps": per_step, "seconds": _RATE / each}[budget.unit]
+    if not _SHORT <= step <= _LONG or each * units * budget.amount < _WORTH:
+        return project
+    settings = made.settings.model_dump(mode="json", include={"accumulate", "optimizer", "clip"})
+    where = [machine_name(), torch.__version__, most, runtime.precision]
+    kept, follows = Kept(project.store / SETTLED), ["threads", pace.VERSION, *where, identity(project), batch, settings]
+    found = kept.find(follows)
+    if found is None:
+
+        def seconds(threads: int) -> float:
+            on = choose_runtime(runtime.precision, threads)
+            return batch * pace.seconds_per_example(
+                made.model, OBJECTIVES[made.objective], made.batches.batch_at, made.settings, batch, on
+            )
+
+        count, curve = pace.enough_threads(seconds, most)
+        told = ", ".join(f"{significant(1000 * s, 2):g} ms by {n}" for n, s in curve)
+        found = {"threads": count, "curve": curve, "reason": f"a step took {told}; more are taken where they are clearly faster"}
+        kept.keep(follows, found)
+    _tell("threads", found["threads"], found["reason"])
+    return project.on_threads(found["threads"], found["reason"], tuple((n, s) for n, s in found["curve"]))
+
+
 def _settle_rate(project: Project, dataset: Artifact) -> Project:
     """From a range test on fresh weights, which are then thrown away."""
     made, batch, rule = first_round(project, dataset), project.resolved.batch, project.resolved.learning_rate
-    runtime = round_runtime(project, made, train_flops(made, batch))
-    kept = Kept(project.store / FILE)
+    runtime = round_runtime(project, made, train_flops(project, made))
+    kept = Kept(project.store / SETTLED)
     how = [runtime.device.type, runtime.precision, runtime.threads, runtime.workers]
     follows = ["learning_rate", range_test.VERSION, *_what_trains(project, made, dataset), rule, *how]
     found = kept.find(follows)
@@ -178,4 +246,4 @@ def _reason(project: Project, key: str) -> str:
 
 
 def _tell(key: str, value: float, reason: str) -> None:
-    say(f"train.{key}: {value:g}, {reason}")
+    say(f"train.{key}: {'true' if value is True else f'{value:g}'}, {reason}")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from treadle.core.batch import Batch
+from treadle.model.layers.recompute import noted
 from treadle.model.model import make_model
 from treadle.plan import counting
 from treadle.spec.load import read
@@ -42,13 +43,12 @@ def test_activations_are_what_autograd_saves(shape: Shape, dropout: float) -> No
     fixed = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, torch.Tensor] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def keep(tensor: torch.Tensor) -> None:
         if tensor.untyped_storage().data_ptr() not in fixed and tensor.is_floating_point():
             saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-        return tensor
 
     tokens = torch.randint(0, shape.vocabulary, (2, shape.context))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with noted(keep):
         model.loss(Batch({"text": tokens}, {"next": tokens}, places={"text": torch.arange(shape.context).repeat(2, 1)}))
     found = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     floats = tokens.numel() * counting.activation_floats(shape, dropout)  # the output layer keeps a gradient, not its input

@@ -104,7 +104,7 @@ def test_a_trunk_of_another_size_is_refused(masked) -> None:
     folder, workshop, outcome = masked
     project, _, dataset = tuned(folder, "model.trunk.transformer.width=48")
     with pytest.raises(UserError, match="of another kind or size") as refused:
-        first_round(project, dataset)
+        first_round(project, dataset).make()
     assert "'width': 32" in refused.value.cure
     network = make_network(project.spec.model, Schema.load(dataset.path).layouts, 0)
     with pytest.raises(UserError):

@@ -44,6 +44,8 @@ class Gradients:
 
     def __init__(self, model: Any, objective: Objective, runtime: Runtime, settings: Train) -> None:
         self.model, self.objective, self.runtime, self.settings = model, objective, runtime, settings
+        if settings.recompute:
+            model.trunk.recompute = True
         self.models = [model, *(_twin(model) for _ in range(runtime.workers - 1))]
         self.pool = ThreadPoolExecutor(runtime.workers - 1, "gradients", _single) if runtime.workers > 1 else None
 

@@ -65,7 +65,13 @@ class Project:
         resolved = derive(spec)
         known = {row.key: row for row in (*resolved.reasons, *self.resolved.reasons)}
         known[key] = Derived(key, value, reason, curve)
-        return replace(self, spec=spec, resolved=replace(resolved, reasons=tuple(known.values())))
+        return replace(self, spec=spec, resolved=replace(resolved, reasons=tuple(known.values()), threads=self.resolved.threads))
+
+    def on_threads(self, count: int, reason: str, curve: tuple[tuple[float, float], ...]) -> Project:
+        """This project with as many threads as were measured to be the best. Its settings stay as they are: the identity of a run
+        has the threads that it takes, whatever they were chosen by."""
+        reasons = [row for row in self.resolved.reasons if row.key != "threads"] + [Derived("threads", count, reason, curve)]
+        return replace(self, resolved=replace(self.resolved, reasons=tuple(reasons), threads=count))
 
 
 def filled(text: str, key: str) -> str:

@@ -87,6 +87,7 @@ def calibrate(project: Project, runtime: Runtime, folder: Path) -> Calibration:
     identity = [
         VERSION, processor(), cores(), torch.__version__, runtime.device.type, runtime.precision, runtime.threads, runtime.workers,
         shape.as_dict(), batch, spec.train.parts, trunk.dropout, spec.train.optimizer.model_dump(mode="json"),
+        bool(spec.train.recompute),
     ]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     entries = _read(folder / _FILE)

@@ -43,38 +43,46 @@ class Work:
 
 
 def layer_floats(shape: Shape, dropout: float = 0.0) -> float:
-    """Numbers per token that the backward pass needs from one layer's forward pass.
+    """Numbers per token that the backward pass needs from one layer's forward pass, without what it makes anew
+    (``model/layers/recompute.py``).
 
-    Of width D, query width E, key width K, hidden H: two norms keep input, normalised input and output (6 D, 2 scales);
-    attention keeps turned queries, keys, values, its result for documents of each length and for all together (3 E + 2 K, a log-sum
-    per head), and query-key norms their input and normalised input (2 E + 2 K, a scale per head); SwiGLU keeps gate, up, silu(gate)
-    and the product (4 H). Dropout keeps its masks, and makes attention keep three score matrices, with the keys and values repeated
-    for every query head.
-    ``tests/plan/test_counting.py`` compares this with what autograd saves.
+    Of width D, query width E, key width K, hidden H: two norms keep their input (2 D, 2 scales); attention keeps turned queries,
+    keys, values, its result for documents of each length and for all together (3 E + 2 K, a log-sum per head), and query-key norms
+    their input (E + K, a scale per head); SwiGLU keeps gate and up (2 H). Dropout keeps its masks, and makes attention keep three
+    score matrices, with the keys and values repeated for every query head. ``tests/plan/test_counting.py`` compares this with what
+    autograd saves.
     """
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    floats: float = 6 * shape.width + 2 + 3 * query + 2 * key + shape.heads + 4 * shape.hidden
+    floats: float = 2 * shape.width + 2 + 3 * query + 2 * key + shape.heads + 2 * shape.hidden
     if shape.qk_norm:
-        floats += 2 * (query + key) + shape.heads + shape.kv_heads
+        floats += query + key + shape.heads + shape.kv_heads
     if dropout:
         floats += 2 * shape.width + 3 * shape.heads * shape.context + query - 2 * key - shape.heads
     return floats
 
 
-def activation_floats(shape: Shape, dropout: float = 0.0) -> float:
-    """Numbers per token that the backward pass needs of all layers, the final norm (3 D, 1 scale) and the rotation (2 for each
-    feature of a head), without the scores."""
-    return shape.depth * layer_floats(shape, dropout) + 3 * shape.width + 1 + 2 * shape.head_dim
+def activation_floats(shape: Shape, dropout: float = 0.0, recompute: bool = False) -> float:
+    """Numbers per token that the backward pass needs of all layers, the final norm (2 D, 1 scale) and the rotation (2 for each
+    feature of a head), without the scores; ``recompute``: of each layer its input, and one layer's while it is computed again."""
+    layers = shape.depth * shape.width + layer_floats(shape, dropout) if recompute else shape.depth * layer_floats(shape, dropout)
+    return layers + 2 * shape.width + 1 + 2 * shape.head_dim
+
+
+def passing_floats(shape: Shape) -> float:
+    """Numbers per token beside those: what passes through a layer (4 D + 2 (E + K) + 2 H), and twice as much of gradients and gaps
+    between what was freed (measured)."""
+    return 3 * (4 * shape.width + 2 * (shape.heads + shape.kv_heads) * shape.head_dim + 2 * shape.hidden)
 
 
 def train_memory(
-    shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32", copies: float = 2, workers: int = 1
+    shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32", copies: float = 2, workers: int = 1,
+    recompute: bool = False,
 ) -> Memory:
     """Peak of a training step that computes ``rows`` sequences at once, by as many ``workers`` where the rows fall to them evenly,
     else by one: float32 weights, gradients of each worker and what the optimiser remembers of each weight (``copies`` numbers of
-    32 bits; AdamW: 2), activations with once more a layer's for the gradients that pass through it, and of the output layer,
-    whose scores are computed chunk by chunk, two chunks, its input and the gradient of that, and the gradient of its matrix twice;
-    and the copy of weights and optimiser that is written as a checkpoint meanwhile."""
+    32 bits; AdamW: 2), activations (of whole layers that are computed again, if ``recompute``) with those that pass through a
+    layer, and of the output layer, whose scores are computed chunk by chunk, two chunks, its input and the gradient of that, and
+    the gradient of its matrix twice; and the copy of weights and optimiser that is written as a checkpoint meanwhile."""
     workers = workers if rows % workers == 0 else 1
     positions = rows * shape.context
     chunks = min(workers * SCORES_HELD, positions * shape.vocabulary)
@@ -84,7 +92,7 @@ def train_memory(
         "gradients": workers * _FLOAT * shape.parameters,
         "optimiser": int(copies * _FLOAT * shape.parameters),
         "checkpoint": int((1 + copies) * _FLOAT * shape.parameters),
-        "activations": int(_FLOAT * positions * (activation_floats(shape, dropout) + layer_floats(shape, dropout))),
+        "activations": int(_FLOAT * positions * (activation_floats(shape, dropout, recompute) + passing_floats(shape))),
         "scores": 2 * _FLOAT * (chunks + (positions + workers * shape.vocabulary) * shape.width),
     }
     if precision != "float32":
@@ -99,7 +107,7 @@ def score_memory(shape: Shape, rows: int, counted: int, copies: int = 1) -> Memo
     return Memory({
         "program": PROGRAM,
         "weights": copies * _FLOAT * shape.parameters,
-        "activations": 2 * int(_FLOAT * positions * layer_floats(shape)),
+        "activations": int(_FLOAT * positions * (2 * layer_floats(shape) + passing_floats(shape))),
         "scores": 3 * _FLOAT * positions * shape.vocabulary,
         "n-grams": _NGRAM_BYTES * counted,
     })

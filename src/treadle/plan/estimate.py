@@ -129,7 +129,7 @@ def make_plan(project: Project, store: Store, ledger: Ledger | None = None) -> P
     assert spec.model.trunk.transformer is not None
     rows, divisible = resolved.batch // spec.train.parts, spec.model.trunk.transformer.dropout == 0.0
     runtime = choose_runtime(spec.train.precision, spec.train.threads, step).beside(rows, divisible)
-    memory = _memory(project, data, runtime, resolved.language, rows)
+    memory = _memory(project, data, runtime, resolved.language, rows, bool(spec.train.recompute))
     limit, limit_source = memory_limit(project, runtime.device)
     quantize = spec.compress.quantize or "int8"
     work = counting.count_work(resolved.language, resolved.batch, resolved.budget, data.train)
@@ -179,13 +179,15 @@ def compare(plan: Mapping[str, Any], seconds: Mapping[str, float], peak_memory: 
             "energy_kwh": plan["energy_kwh"], "money": plan["money"], "currency": plan["currency"]}
 
 
-def _memory(project: Project, data: DataSize, runtime: Runtime, shape: Shape, rows: int) -> dict[str, Memory]:
-    """Of every stage, with ``rows`` sequences computed at once in training."""
+def _memory(project: Project, data: DataSize, runtime: Runtime, shape: Shape, rows: int, recompute: bool) -> dict[str, Memory]:
+    """Of every stage, with ``rows`` sequences computed at once in training, whose layers are computed again if ``recompute``."""
     trunk = project.spec.model.trunk.transformer
     assert trunk is not None
     return {
         "prepare": counting.prepare_memory(data.text),
-        "train": counting.train_memory(shape, rows, trunk.dropout, runtime.precision, project.spec.train.copies, runtime.workers),
+        "train": counting.train_memory(
+            shape, rows, trunk.dropout, runtime.precision, project.spec.train.copies, runtime.workers, recompute,
+        ),
         "evaluate": counting.score_memory(shape, ROWS, data.train),
         "compress": counting.score_memory(shape, ROWS, 0, copies=2),
     }
@@ -208,7 +210,8 @@ def _verdict(
     if needed > limit:
 
         def fits(shape: Shape, rows: int) -> bool:
-            return all(stage.total <= limit for stage in _memory(project, data, runtime, shape, rows).values())
+            again = project.spec.train.recompute is not False  # it is chosen where nothing else fits
+            return all(stage.total <= limit for stage in _memory(project, data, runtime, shape, rows, again).values())
 
         what = f"will not fit: '{worst}' needs {format_size(needed)} of memory, there is {format_size(limit)}"
         return what, counting.cure_for_memory(project.spec, limit, fits)

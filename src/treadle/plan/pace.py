@@ -18,6 +18,8 @@ from treadle.spec.train import Train
 VERSION = 1
 _SECONDS = 1.5  # for each size, at most
 _STEPS = 12
+_CLEARLY = 1.15
+"""More threads are taken where they are so many times faster: on cores that other programs use they lose more than they gain."""
 _NEARLY = 1.1
 """Of two sizes of which the smaller takes at most so much longer per example, the smaller one: it makes more steps of them."""
 
@@ -51,6 +53,19 @@ def step_seconds(
         times.append(time.perf_counter() - begun)
     gradients.close()
     return statistics.median(times[warm:] or times[-1:])
+
+
+def enough_threads(seconds: Callable[[int], float], most: int) -> tuple[int, tuple[tuple[int, float], ...]]:
+    """Of 1, 2, 4 ... ``most`` threads as many as are clearly faster than fewer of them, and what was measured: the ``seconds`` of a
+    step by the slower of two rounds, since what makes threads slow is another program that comes and goes."""
+    counts = sorted({*(2**power for power in range(most.bit_length())), most})
+    rounds = [{count: seconds(count) for count in order} for order in (counts, counts[::-1])]
+    curve = tuple((count, max(times[count] for times in rounds)) for count in counts)
+    chosen, time_of = counts[0], dict(curve)
+    for count in counts[1:]:
+        if time_of[chosen] >= _CLEARLY * time_of[count]:
+            chosen = count
+    return chosen, curve
 
 
 def smallest_fast(curve: Sequence[tuple[int, float]]) -> int:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from treadle.core.batch import Batch
+from treadle.model.layers.recompute import noted
 from treadle.plan.counting import PROGRAM, divisors, train_memory
 from treadle.spec.shape import Shape
 
+COUNTED = 1
+"""Version of what is counted of a network, for those who keep it."""
 _FLOAT = 4
 _PASSING, _MOST = 8, 4
 """Tensors as large as the largest that is kept, which a step holds beside those, up to so many times all that are kept: gradients
@@ -24,12 +28,25 @@ def fewest_parts(batch: int, limit: int, needs: Callable[[int], int]) -> int | N
     return next((parts for parts in divisors(batch) if needs(batch // parts) <= limit), None)
 
 
-def language_needs(shape: Shape, dropout: float, precision: str, copies: float, workers: int = 1) -> Callable[[int], int]:
+def language_needs(
+    shape: Shape, dropout: float, precision: str, copies: float, workers: int = 1, recompute: bool = False
+) -> Callable[[int], int]:
     """Bytes of a training step by the number of sequences computed at once, by arithmetic."""
-    return lambda rows: train_memory(shape, rows, dropout, precision, copies, workers).total
+    return lambda rows: train_memory(shape, rows, dropout, precision, copies, workers, recompute).total
 
 
-def network_needs(model: Any, batch: Batch, copies: float) -> Callable[[int], int]:
+@dataclass(frozen=True)
+class NetworkNeeds:
+    """Bytes of a training step that stay the same however many examples are computed at once, and those of each of them."""
+
+    always: float
+    each: float
+
+    def __call__(self, rows: int) -> int:
+        return int(self.always + self.each * rows)
+
+
+def network_needs(model: Any, batch: Batch, copies: float) -> NetworkNeeds:
     """The same of any network: program, weights, gradients, ``copies`` numbers of each weight for the optimiser, and what
     the backward pass needs of the forward pass, by what grows from two examples to ``batch``. The model is as it was."""
     few = min(2, batch.size)  # a batch norm refuses one
@@ -40,7 +57,7 @@ def network_needs(model: Any, batch: Batch, copies: float) -> Callable[[int], in
     weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     always = PROGRAM + _FLOAT * (weights + (1 + copies) * trained) + max(0, sum(less) - int(few * each))
-    return lambda rows: int(always + each * rows)
+    return NetworkNeeds(always, each)
 
 
 def _kept_bytes(model: Any, batch: Batch) -> list[int]:
@@ -48,14 +65,13 @@ def _kept_bytes(model: Any, batch: Batch) -> list[int]:
     fixed = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> None:
         if tensor.untyped_storage().data_ptr() not in fixed:
             saved.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-        return tensor
 
     states = {name: tensor.clone() for name, tensor in model.named_buffers()}
     model.train()
-    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.random.fork_rng(devices=[]), noted(keep):
         model.loss(batch)
     for name, tensor in model.named_buffers():  # what batch norms count
         tensor.copy_(states[name])

@@ -46,6 +46,8 @@ class Resolved:
     batch: int
     budget: Budget
     reasons: tuple[Derived, ...]
+    threads: int | None = None
+    """As many as were measured to be the best; None: they were not measured."""
 
     @property
     def language(self) -> Shape:
@@ -89,6 +91,8 @@ def derive(spec: ProjectSpec) -> Resolved:
     if spec.train.layer_decay < 1 and not _has_layers(spec.model):
         message = "is for a trunk that brings its weights in layers: pretrained, or a transformer with start_from"
         found.append((("train", "layer_decay"), message))
+    if spec.train.recompute and not spec.model.is_language:
+        found.append((("train", "recompute"), "is for language models: leave it out"))
     if spec.train.average and spec.train.optimizer.schedule_free:
         found.append((("train", "average"), "schedule_free keeps an average of its own: leave one of the two out"))
     if spec.train.schedule.plateau and not spec.train.validate_every:

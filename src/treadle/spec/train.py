@@ -29,6 +29,9 @@ class Train(Section):
     example as any that fits into memory, as measured before the run."""
     accumulate: int | None = Field(default=None, ge=1)
     """Parts that a step's batch is computed in, to save memory; None: the fewest that fit."""
+    recompute: bool | None = None
+    """Whether a language model's layers are computed again in the backward pass, instead of keeping what they computed: the same
+    gradients from less memory, in a third more time; None: where not even a single example fits otherwise."""
     learning_rate: AutoRate | None = None
     """Peak rate; None: by width, or by trunk. ``auto``: read off a range test on the run's own data (Smith 2017, section 3.3)."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)

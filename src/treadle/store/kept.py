@@ -9,6 +9,9 @@ from typing import Any
 
 from treadle.store.artifacts import disk_errors, write_json
 
+SETTLED = "settled.json"
+"""Of a store: what was counted, measured or chosen before a run, and holds for every run of the same."""
+
 
 class Kept:
     """``file`` maps hashes to findings (JSON values), no more than ``most``. One that cannot be read holds nothing."""

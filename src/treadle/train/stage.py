@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from treadle.data.schema import Schema
 from treadle.data.shards import Shard
 from treadle.data.table import Table
 from treadle.data.tokenizer import load_tokenizer
-from treadle.model.flops import forward_flops
+from treadle.model.flops import COUNTED, forward_flops
 from treadle.model.generate import TextModel
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.network import load_network, make_network
@@ -41,6 +41,7 @@ from treadle.spec.optimizers import Optimizer
 from treadle.spec.train import Train
 from treadle.spec.units import Budget, format_count, significant
 from treadle.store.artifacts import Artifact, Draft, Making, Store
+from treadle.store.kept import SETTLED, Kept
 from treadle.store.start import open_start
 from treadle.train.going_on import Base, drop_states, earlier_part, keep_states, open_base
 from treadle.train.hooks import Hook, ProgressHook
@@ -51,7 +52,7 @@ from treadle.train.profile import TRACE
 from treadle.train.watching import WORST, Watchers
 
 VERSION = 5
-_NO_WEIGHTS = ("checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "continue_from", "log_to", "profile")
+_NO_WEIGHTS = ("checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "continue_from", "log_to", "profile", "recompute")
 """Settings that change no weight."""
 _MACHINE = ("device", "precision", "threads", "workers")
 """Of what a model is made of: what changes no more than the rounding."""
@@ -69,7 +70,8 @@ class Round:
     """What one training run is made of: a first training, or a round of improvement."""
 
     parents: tuple[str, ...]
-    model: TextModel
+    make: Callable[[], TextModel]
+    """The model that is trained on from here."""
     batches: Examples
     held_out: Examples
     objective: str
@@ -87,6 +89,16 @@ class Round:
     in a round of improvement, whose validation part is of old data alone."""
     base: Base | None = None
     """What ``train.continue_from`` names."""
+
+    @cached_property
+    def model(self) -> TextModel:
+        """Made when it is first asked for: a run that finds its model in the store never does."""
+        return self.make()
+
+    @property
+    def language(self) -> bool:
+        """Whether it is a ``LanguageModel``."""
+        return self.objective.startswith("next_token")
 
     @property
     def unit(self) -> str:
@@ -124,21 +136,17 @@ def first_round(project: Project, dataset: Artifact) -> Round:
     if dataset.counts.get("kind") == "records":
         schema = Schema.load(dataset.path)
         table, held_out = (open_table(dataset, schema, part, spec.seed) for part in ("train", "validation"))
-        model = make_network(spec.model, schema.layouts, spec.seed, project.folder)
-        if start := open_start(project):
-            count = len(take_over(model, start.folder))
-            say(f"starting from the {count} token and trunk weights of {spec.model.start_from}")
         known = np.sort(permutation(spec.seed, 0, table.records, 2)[: max(held_out.records, _FEW)])
         plain = Table.open(dataset.path, "train", list(schema.inputs), list(schema.targets), shuffle=False)
         return Round(
-            parents, model, table, held_out, "answers", settings, resolved.budget, resolved.learning_rate, table.records,
-            held_out.records, resolved.reasons, Chosen(plain, known), base,
+            parents, partial(_network, project, schema), table, held_out, "answers", settings, resolved.budget,
+            resolved.learning_rate, table.records, held_out.records, resolved.reasons, Chosen(plain, known), base,
         )
     name, head = _names(project)
-    text = _text_model(project, dataset)
-    cut = _rows_of(text)
-    windows = cut(Shard(dataset.path, "train"), text.context, spec.seed, name, head)
-    watched = cut(Shard(dataset.path, "validation"), text.context, 0, name, head)
+    context = spec.model.text.context
+    cut = _rows_of(spec.model.is_language)
+    windows = cut(Shard(dataset.path, "train"), context, spec.seed, name, head)
+    watched = cut(Shard(dataset.path, "validation"), context, 0, name, head)
     seen: tuple[Examples, Examples] = (windows, watched)
     as_it_is: Examples = windows
     if spec.model.masks:
@@ -148,17 +156,17 @@ def first_round(project: Project, dataset: Artifact) -> Round:
         seen = (Masked(windows, Masker(tokenizer, hidden, spec.seed)), Masked(watched, Masker(tokenizer, hidden, 0)))
         as_it_is = Masked(windows, Masker(tokenizer, hidden, 0))
     rows = min(watched_rows(watched, watched.tokens_per_epoch, spec.train, resolved.batch), windows.windows)
-    objective = "next_token" if isinstance(text, LanguageModel) else "answers"
+    objective = "next_token" if spec.model.is_language else "answers"
     return Round(
-        parents, text, *seen, objective, settings, resolved.budget, resolved.learning_rate, windows.tokens_per_epoch,
-        watched.tokens_per_epoch, resolved.reasons, Chosen(as_it_is, np.arange(rows, dtype=np.int64)),
+        parents, partial(_text_model, project, dataset), *seen, objective, settings, resolved.budget, resolved.learning_rate,
+        windows.tokens_per_epoch, watched.tokens_per_epoch, resolved.reasons, Chosen(as_it_is, np.arange(rows, dtype=np.int64)),
         base,
     )
 
 
-def _rows_of(model: TextModel) -> type[Packed] | type[Windows]:
+def _rows_of(language: bool) -> type[Packed] | type[Windows]:
     """How running text becomes rows: a language model keeps documents apart; what a recurrent net has read, it carries on."""
-    return Packed if isinstance(model, LanguageModel) else Windows
+    return Packed if language else Windows
 
 
 def _base(project: Project, dataset: Artifact) -> Base | None:
@@ -183,7 +191,7 @@ def _records_improvement(project: Project, base: Artifact, dataset: Artifact, fe
     settings = _round_settings(project).model_copy(update={"patience": None})
     budget, rate, reasons = _pace(project, settings.optimizer, answers.records)
     return Round(
-        (base.id, dataset.id, feedback.id), load_network(base.path), Mixed(old, answers, 1 - spec.improve.replay), watched,
+        (base.id, dataset.id, feedback.id), partial(load_network, base.path), Mixed(old, answers, 1 - spec.improve.replay), watched,
         "answers", settings, budget, rate, answers.records, watched.records, reasons,
     )
 
@@ -210,6 +218,16 @@ def _pace(project: Project, optimizer: Optimizer, answers: int) -> tuple[Budget,
     why = "share of each batch that is old training data, so that old skills stay"
     reasons.append(Derived("replay", f"{improve.replay:.0%}", why))
     return budget, rate, tuple(reasons)
+
+
+def _network(project: Project, schema: Schema) -> TextModel:
+    """Of records, with fresh weights, or those of ``model.start_from``."""
+    spec = project.spec
+    model = make_network(spec.model, schema.layouts, spec.seed, project.folder)
+    if start := open_start(project):
+        count = len(take_over(model, start.folder))
+        say(f"starting from the {count} token and trunk weights of {spec.model.start_from}")
+    return model
 
 
 def _text_model(project: Project, dataset: Artifact) -> TextModel:
@@ -242,7 +260,7 @@ def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedb
         return _records_improvement(project, base, dataset, feedback)
     name, head = _names(project)
     model = load_text_model(base.path)
-    cut = _rows_of(model)
+    cut = _rows_of(isinstance(model, LanguageModel))
     watched = cut(Shard(dataset.path, "validation"), model.context, 0, name, head)
     answers = Documents(Shard(feedback.path, "train"), model.context, spec.seed, name, head)
     old = cut(Shard(dataset.path, "train"), model.context, spec.seed + 1, name, head)
@@ -250,8 +268,8 @@ def improvement_round(project: Project, base: Artifact, dataset: Artifact, feedb
     budget, rate, reasons = _pace(project, settings.optimizer, answers.documents)
     objective = "next_token_per_row" if isinstance(model, LanguageModel) else "answers"
     return Round(
-        (base.id, dataset.id, feedback.id), model, Mixed(old, answers, 1 - spec.improve.replay), watched, objective, settings,
-        budget, rate, answers.documents * model.context, watched.tokens_per_epoch, reasons,
+        (base.id, dataset.id, feedback.id), lambda: model, Mixed(old, answers, 1 - spec.improve.replay), watched, objective,
+        settings, budget, rate, answers.documents * model.context, watched.tokens_per_epoch, reasons,
     )
 
 
@@ -276,7 +294,7 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round,
     """Train, or go on with an interrupted training of the same thing, or from the steps that a finished one shares with it; the
     artifact is a Hugging Face folder with its history. ``hooks`` watch beside the progress line; what one raises ends the
     training."""
-    flops = train_flops(round, project.resolved.batch)
+    flops = train_flops(project, round)
     runtime = round_runtime(project, round, flops)
     making = model_making(project, store, round, runtime)
     if cached := making.cached():
@@ -386,17 +404,30 @@ def _run(
 def round_runtime(project: Project, round: Round, flops: float) -> Runtime:
     """Where and how a round trains, of which one token or record takes ``flops``, as ``train_flops`` gives them."""
     settings, rows = round.settings, project.resolved.batch // round.settings.parts
-    runtime = choose_runtime(settings.precision, settings.threads, flops * rows * round.per_row)
-    alone = round.objective == "next_token" and isinstance(round.model, LanguageModel) and round.model.dropout == 0.0
+    measured = project.resolved.threads if settings.threads is None else None
+    runtime = choose_runtime(settings.precision, measured or settings.threads, flops * rows * round.per_row)
+    if measured:
+        runtime = replace(runtime, reason=f"{runtime.reason}; threads as measured")
+    trunk = project.spec.model.trunk.transformer
+    alone = round.objective == "next_token" and trunk is not None and trunk.dropout == 0.0
     return runtime.beside(rows, alone)
 
 
-def train_flops(round: Round, batch: int) -> float:
-    """FLOPs of one token or record, forward and backward: by arithmetic for a language model, else counted over one batch."""
-    if isinstance(round.model, LanguageModel):
+def train_flops(project: Project, round: Round) -> float:
+    """FLOPs of one token or record, forward and backward: by arithmetic for a language model, else counted over one batch, once."""
+    if round.may_go_on and project.resolved.shape is not None:
+        return project.resolved.shape.train_flops
+    if round.language:  # a round of improvement, whose model may be of a shape that the file no longer says
+        assert isinstance(round.model, LanguageModel)
         return round.model.shape.train_flops
-    round.model.eval()
-    return 3.0 * forward_flops(partial(round.model.loss, round.batches.batch_at(0, batch))) / (batch * round.per_row)
+    batch, kept = project.resolved.batch, Kept(project.store / SETTLED)
+    follows = ["flops", COUNTED, torch.__version__, identity(project), round.parents, batch, project.spec.seed]
+    found = kept.find(follows)
+    if found is None:
+        round.model.eval()
+        found = {"forward": forward_flops(partial(round.model.loss, round.batches.batch_at(0, batch)))}
+        kept.keep(follows, found)
+    return 3.0 * float(found["forward"]) / (batch * round.per_row)
 
 
 def identity(project: Project) -> dict[str, Any]:

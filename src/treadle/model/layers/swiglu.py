@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from treadle.model.layers.recompute import remade
+
 
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)) (Shazeer 2020, eq. 6)."""
@@ -17,5 +19,10 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)"""
-        y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        opened = F.silu(gate)
+        with remade((opened, lambda: F.silu(gate))):
+            product = opened * up
+        with remade((product, lambda: F.silu(gate) * up)):
+            y: Tensor = self.down_proj(product)
         return y

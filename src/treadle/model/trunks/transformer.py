@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from treadle.model.layers.apart import Groups
 from treadle.model.layers.attention import Attention, LayerCache
 from treadle.model.layers.norm import RMSNorm
+from treadle.model.layers.recompute import recomputed, remade
 from treadle.model.layers.rope import rope_table
 from treadle.model.layers.swiglu import SwiGLU
 from treadle.spec.shape import Shape
@@ -31,8 +33,12 @@ class Layer(nn.Module):
         apart: Groups | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); ``look``, ``causal`` and ``apart`` as in ``Attention``."""
-        x = x + self._drop(self.self_attn(self.input_layernorm(x), rope, cache, look, causal, apart))
-        return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
+        normed = self.input_layernorm(x)
+        with remade((normed, lambda: self.input_layernorm(x))):
+            seen = x + self._drop(self.self_attn(normed, rope, cache, look, causal, apart))
+        normed = self.post_attention_layernorm(seen)
+        with remade((normed, lambda: self.post_attention_layernorm(seen))):
+            return seen + self._drop(self.mlp(normed))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -40,9 +46,12 @@ class Layer(nn.Module):
 
 class Transformer(nn.Module):
     rope: Tensor
+    recompute = False
+    """Whether each layer is computed again in the backward pass, instead of keeping what it computed."""
 
     def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.layers = nn.ModuleList(Layer(shape, dropout) for _ in range(shape.depth))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
         self.register_buffer("rope", rope_table(shape.context, shape.head_dim, shape.rope_theta), persistent=False)
@@ -54,6 +63,9 @@ class Transformer(nn.Module):
         ``Attention``."""
         rope = self.rope[:, : x.shape[1]] if positions is None else self.rope[:, positions][:, :, None]
         for index, layer in enumerate(self.layers):
-            x = layer(x, rope, caches[index] if caches is not None else None, apart=apart)
+            if self.recompute and caches is None:
+                x = recomputed(partial(layer, rope=rope, apart=apart), x, self.training and self.dropout > 0)
+            else:
+                x = layer(x, rope, caches[index] if caches is not None else None, apart=apart)
         normed: Tensor = self.norm(x)
         return normed
