@@ -197,13 +197,13 @@ def train(folder: Path, overrides: Sequence[str]) -> None:
     from treadle.prepare.corpus import make_corpus
     from treadle.prepare.dataset import make_dataset
     from treadle.store.artifacts import Store
-    from treadle.train import stage
+    from treadle.train import rounds, stage
 
     stage.matrix_peak = lambda runtime: 1e9  # a second's measurement, for a figure that no result depends on
     project = load_project(folder, [*ALWAYS, *overrides])
     store = Store(project.store)
     dataset = make_dataset(project, store, make_corpus(project, store))
-    stage.train_model(project, store, dataset, stage.first_round(project, dataset))
+    stage.train_model(project, store, dataset, rounds.first_round(project, dataset))
 
 
 def _fork(folder: Path, overrides: list[str]) -> int:

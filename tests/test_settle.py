@@ -21,7 +21,8 @@ from treadle.store.artifacts import Artifact
 from treadle.store.kept import SETTLED
 from treadle.train import range_test, stage
 from treadle.train.noise import NoiseScale
-from treadle.train.stage import first_round, train_model
+from treadle.train.rounds import first_round
+from treadle.train.stage import train_model
 
 RATE = "train.learning_rate=auto"
 BATCH = "train.batch=auto"

@@ -35,7 +35,8 @@ from treadle.spec.units import format_figure
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.ledger import Ledger
 from treadle.store.start import open_start
-from treadle.train.stage import first_round, identity, improvement_round, model_making, round_runtime, train_flops, train_model
+from treadle.train.rounds import first_round, improvement_round
+from treadle.train.stage import identity, model_making, round_runtime, train_flops, train_model
 
 
 @dataclass

@@ -28,7 +28,8 @@ from treadle.store.artifacts import Artifact, Store
 from treadle.store.kept import SETTLED, Kept
 from treadle.train import range_test
 from treadle.train.objectives import OBJECTIVES
-from treadle.train.stage import Round, first_round, identity, round_runtime, train_flops
+from treadle.train.rounds import Round, first_round
+from treadle.train.stage import identity, round_runtime, train_flops
 
 _SPAN = 4
 """A batch that is chosen is at most so many times smaller or larger than the one that follows from the size."""

@@ -30,7 +30,8 @@ from treadle.spec.tune import Range, Tune
 from treadle.spec.units import significant
 from treadle.store.artifacts import Artifact, Store
 from treadle.train.hooks import Step
-from treadle.train.stage import first_round, open_table, train_model
+from treadle.train.rounds import first_round, open_table
+from treadle.train.stage import train_model
 
 _UNPRUNED = 5
 """Trials that run to their end before any is compared with their median."""

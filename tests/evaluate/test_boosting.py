@@ -16,7 +16,8 @@ from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
 from treadle.show import scorecard
 from treadle.store.artifacts import Artifact, Store
-from treadle.train.stage import first_round, train_model
+from treadle.train.rounds import first_round
+from treadle.train.stage import train_model
 
 SPEC = """
 name: table

@@ -18,7 +18,8 @@ from treadle.evaluate.stage import evaluate_model
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
 from treadle.store.artifacts import Artifact, Store
-from treadle.train.stage import first_round, train_model
+from treadle.train.rounds import first_round
+from treadle.train.stage import train_model
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
 from treadle.show import scorecard
 from treadle.store.artifacts import Store
-from treadle.train.stage import first_round, train_model
+from treadle.train.rounds import first_round
+from treadle.train.stage import train_model
 
 CLASSES = np.array([0, 1, 2, UNSEEN, 1, UNSEEN, IGNORE, 0])
 GIVEN = np.array([0, 1, 1, 1, 2, 0, 2, 0])

@@ -14,7 +14,7 @@ from tiny import SHAPE
 from treadle.core.batch import Batch
 from treadle.core.gradients import Gradients
 from treadle.core.runtime import choose_runtime
-from treadle.model.layers import norm, swiglu
+from treadle.model.layers import norm, recompute, swiglu
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.recompute import noted, remade
 from treadle.model.model import LanguageModel, make_model
@@ -23,6 +23,11 @@ from treadle.spec.shape import Shape
 from treadle.spec.train import Train
 
 SHAPES = [SHAPE, replace(SHAPE, qk_norm=False), replace(SHAPE, kv_heads=4, tie_embeddings=False)]
+
+
+@pytest.fixture(autouse=True)
+def _of_any_size(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recompute, "REMADE", 0)
 
 
 def batch_of(shape: Shape, rows: int = 4) -> Batch:

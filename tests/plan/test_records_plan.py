@@ -15,7 +15,8 @@ from treadle.core.project import load_project
 from treadle.pipeline import Workshop, build, plan
 from treadle.plan.records import RecordsPlan
 from treadle.show import outcome as shown
-from treadle.train.stage import first_round, train_model
+from treadle.train.rounds import first_round
+from treadle.train.stage import train_model
 
 TEXT = re.sub(r"evaluate: .*", "", SPEC).replace("budget: 30 steps", "budget: 8k tokens")
 NETWORKS = {

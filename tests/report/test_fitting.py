@@ -27,7 +27,8 @@ from treadle.report.page import write_report
 from treadle.show import outcome as shown
 from treadle.store.artifacts import Artifact, Store
 from treadle.train.loop import mean_loss
-from treadle.train.stage import first_round, train_model
+from treadle.train.rounds import first_round
+from treadle.train.stage import train_model
 
 COUNTS = {"naive_loss": 1.0, "budget": "3 epochs"}
 DOWN = [0.9, 0.7, 0.55, 0.45, 0.4, 0.37, 0.35, 0.34, 0.337, 0.335]

@@ -31,8 +31,9 @@ from treadle.spec.units import format_figure
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.ledger import Ledger
 from treadle.train.hooks import Step
+from treadle.train.rounds import first_round
 from treadle.train.samples import TOKENS, contact_sheet
-from treadle.train.stage import first_round, train_model
+from treadle.train.stage import train_model
 
 DROPS = SPEC.replace("hidden: 64}", "hidden: 64, dropout: 0.2}").replace("tokens: 8}", "tokens: 40}")
 PICTURES = """\

@@ -25,7 +25,8 @@ from treadle.store.artifacts import Artifact, Store
 from treadle.store.ledger import Ledger
 from treadle.train import stage
 from treadle.train.hooks import Step
-from treadle.train.stage import first_round, train_model
+from treadle.train.rounds import first_round
+from treadle.train.stage import train_model
 
 LONGER = ("train.schedule=constant", "train.warmup=5 steps")
 

@@ -14,7 +14,8 @@ from treadle.data.shards import Shard
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
 from treadle.store.artifacts import Store
-from treadle.train.stage import Round, first_round, train_model
+from treadle.train.rounds import Round, first_round
+from treadle.train.stage import train_model
 
 TRUNK = "transformer: {depth: 1, width: 32, heads: 2, kv_heads: 1, hidden: 64}"
 RECURRENT = SPEC.replace(TRUNK, "recurrent: {width: 16, embedding: 8}")

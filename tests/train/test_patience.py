@@ -33,7 +33,8 @@ from treadle.core.project import load_project
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
 from treadle.store.artifacts import Store
-from treadle.train.stage import first_round, train_model
+from treadle.train.rounds import first_round
+from treadle.train.stage import train_model
 
 project = load_project(Path(sys.argv[1]))
 store = Store(project.store)

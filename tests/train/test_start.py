@@ -20,7 +20,8 @@ from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
-from treadle.train.stage import first_round, train_model
+from treadle.train.rounds import first_round
+from treadle.train.stage import train_model
 
 MASKED = """\
 name: masked

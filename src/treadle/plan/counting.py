@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from treadle.spec.derive import derive
 from treadle.spec.project import ProjectSpec
-from treadle.spec.shape import SCORES_HELD, Shape
+from treadle.spec.shape import REMADE, SCORES_HELD, Shape
 from treadle.spec.units import Budget, format_size
 
 PROGRAM = 370_000_000
@@ -42,30 +42,38 @@ class Work:
     flops: float
 
 
-def layer_floats(shape: Shape, dropout: float = 0.0) -> float:
-    """Numbers per token that the backward pass needs from one layer's forward pass, without what it makes anew
-    (``model/layers/recompute.py``).
+def layer_floats(shape: Shape, dropout: float = 0.0, positions: float = math.inf) -> float:
+    """Numbers per token that the backward pass needs from one layer's forward pass of so many ``positions``.
 
     Of width D, query width E, key width K, hidden H: two norms keep their input (2 D, 2 scales); attention keeps turned queries,
     keys, values, its result for documents of each length and for all together (3 E + 2 K, a log-sum per head), and query-key norms
-    their input (E + K, a scale per head); SwiGLU keeps gate and up (2 H). Dropout keeps its masks, and makes attention keep three
+    their input (E + K, a scale per head); SwiGLU keeps gate and up (2 H). Small ones keep beside these what
+    large ones make anew (``model/layers/recompute.py``): of each norm what it gives, before and after its weights, and silu(gate)
+    and the product. Dropout keeps its masks, and makes attention keep three
     score matrices, with the keys and values repeated for every query head. ``tests/plan/test_counting.py`` compares this with what
     autograd saves.
     """
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     floats: float = 2 * shape.width + 2 + 3 * query + 2 * key + shape.heads + 2 * shape.hidden
+    floats += 4 * _small(positions, shape.width) + 2 * _small(positions, shape.hidden)
     if shape.qk_norm:
-        floats += query + key + shape.heads + shape.kv_heads
+        floats += query + key + shape.heads + shape.kv_heads + _small(positions, query) + _small(positions, key)
     if dropout:
         floats += 2 * shape.width + 3 * shape.heads * shape.context + query - 2 * key - shape.heads
     return floats
 
 
-def activation_floats(shape: Shape, dropout: float = 0.0, recompute: bool = False) -> float:
+def _small(positions: float, width: int) -> int:
+    """Numbers per token of a tensor that is made anew where it is large."""
+    return width if positions * width < REMADE else 0
+
+
+def activation_floats(shape: Shape, dropout: float = 0.0, recompute: bool = False, positions: float = math.inf) -> float:
     """Numbers per token that the backward pass needs of all layers, the final norm (2 D, 1 scale) and the rotation (2 for each
     feature of a head), without the scores; ``recompute``: of each layer its input, and one layer's while it is computed again."""
-    layers = shape.depth * shape.width + layer_floats(shape, dropout) if recompute else shape.depth * layer_floats(shape, dropout)
-    return layers + 2 * shape.width + 1 + 2 * shape.head_dim
+    layer = layer_floats(shape, dropout, positions)
+    layers = shape.depth * shape.width + layer if recompute else shape.depth * layer
+    return layers + 2 * shape.width + _small(positions, shape.width) + 1 + 2 * shape.head_dim
 
 
 def passing_floats(shape: Shape) -> float:
@@ -86,13 +94,14 @@ def train_memory(
     workers = workers if rows % workers == 0 else 1
     positions = rows * shape.context
     chunks = min(workers * SCORES_HELD, positions * shape.vocabulary)
+    floats = activation_floats(shape, dropout, recompute, positions / workers) + passing_floats(shape)
     parts = {
         "program": PROGRAM,
         "weights": _FLOAT * shape.parameters,
         "gradients": workers * _FLOAT * shape.parameters,
         "optimiser": int(copies * _FLOAT * shape.parameters),
         "checkpoint": int((1 + copies) * _FLOAT * shape.parameters),
-        "activations": int(_FLOAT * positions * (activation_floats(shape, dropout, recompute) + passing_floats(shape))),
+        "activations": int(_FLOAT * positions * floats),
         "scores": 2 * _FLOAT * (chunks + (positions + workers * shape.vocabulary) * shape.width),
     }
     if precision != "float32":

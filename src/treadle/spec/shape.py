@@ -8,6 +8,10 @@ SCORES_HELD = 2**21
 """Scores over a vocabulary that training holds at once: few enough for a processor's cache, enough for matrix products at full
 speed (docs/experiments.md)."""
 
+REMADE = 2**19
+"""Numbers of a tensor from which training makes it anew in the backward pass, where that is quick, instead of keeping it: making
+smaller ones takes a small model's step longer than it saves memory that counts (docs/experiments.md)."""
+
 
 @dataclass(frozen=True)
 class Shape:

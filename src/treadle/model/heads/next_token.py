@@ -31,4 +31,6 @@ class NextToken(nn.Module):
         asked = targets != IGNORE
         weight = self.lm_head.weight if self.lm_head is not None else embedding.weight
         assert isinstance(weight, Tensor)
+        if bool(asked.all()):  # as in all but feedback: nothing to pick out
+            return cross_entropy(x.flatten(0, -2), weight, None, targets.flatten(), shares.flatten())
         return cross_entropy(x[asked], weight, None, targets[asked], shares[asked])

@@ -1,7 +1,7 @@
 """What the backward pass needs of the forward pass, made anew instead of kept, bit for bit.
 
-What is quick to make from what is kept anyway is never kept. Where memory is short, whole layers are computed again (Chen et al.
-2016, section 4).
+What is large and quick to make from what is kept anyway is never kept. Where memory is short, whole layers are computed again (Chen
+et al. 2016, section 4).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from treadle.spec.shape import REMADE
+
 Made = tuple[Tensor, Callable[[], Tensor]]
 """A tensor, and how to make it from others that are kept anyway."""
 
@@ -22,8 +24,8 @@ _noting: list[Callable[[Tensor], object]] = []
 
 @contextmanager
 def remade(*made: Made) -> Iterator[None]:
-    """In it, operations whose backward pass needs one of the tensors keep how to make it instead."""
-    if not torch.is_grad_enabled():
+    """In it, operations whose backward pass needs one of the tensors keep how to make it instead, if it has ``REMADE`` numbers."""
+    if not torch.is_grad_enabled() or all(tensor.numel() < REMADE for tensor, _ in made):
         yield
         return
     known = {tensor.untyped_storage().data_ptr(): _Remade(how, tensor) for tensor, how in made}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,5 +19,24 @@ def rope_table(context: int, head_dim: int, theta: float) -> Tensor:
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn x (B, H, T, head_dim) by ``table`` (2, T, head_dim), or (2, B, 1, T, head_dim) where rows differ in position."""
     cosine, sine = table.to(x.dtype).unbind(0)
+    found: Tensor = _Rotation.apply(x, cosine, sine)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Rotation(torch.autograd.Function):
+    """The way back of a rotation is the rotation by the opposite angles: three operations, where those of its parts are eight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        return _turn(x, cosine, sine, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        cosine, sine = ctx.saved_tensors
+        return _turn(grads[0], cosine, sine, -1.0), None, None
+
+
+def _turn(x: Tensor, cosine: Tensor, sine: Tensor, way: float) -> Tensor:
     half = x.shape[-1] // 2
-    return x * cosine + torch.cat([x[..., half:], x[..., :half]], dim=-1) * sine
+    return (x * cosine).addcmul_(torch.cat([x[..., half:], x[..., :half]], dim=-1), sine, value=way)
