@@ -19,7 +19,7 @@ from treadle.plan.estimate import Plan
 from treadle.report.page import write_report
 from treadle.store.artifacts import Artifact
 from treadle.store.kept import SETTLED
-from treadle.train import range_test, stage
+from treadle.train import range_test, rounds
 from treadle.train.noise import NoiseScale
 from treadle.train.rounds import first_round
 from treadle.train.stage import train_model
@@ -236,7 +236,7 @@ def test_a_run_that_is_finished_neither_builds_nor_runs_its_network(records: Pat
 
     first, made = finished()
     assert made is not None
-    monkeypatch.setattr(stage, "make_network", None)  # building one more would fail
+    monkeypatch.setattr(rounds, "make_network", None)  # building one more would fail
     assert finished() == (first, None)
     with pytest.raises(TypeError):
         finished("train.learning_rate=0.02")
