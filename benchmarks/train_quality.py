@@ -70,24 +70,24 @@ NANOGPT = {
 }
 """Its README's for a processor, those for a GPU ("large"), and what lies between."""
 TREADLE = {
-    "processor": Settings(2, 64, 2, 64, 12, 0.016, steps=500),
+    "processor": Settings(1, 64, 2, 64, 12, 0.02, steps=800),
     "ten-minutes": Settings(4, 128, 4, 128, 12, 0.012, seconds=600),
 }
 ABLATED: dict[str, dict[str, Any]] = {
     "as it is": {},
     "AdamW, the same rate": {"train": '{"optimizer": "adamw"}'},
-    "AdamW, half the rate": {"train": '{"optimizer": "adamw"}', "rate": 0.008},
+    "AdamW, half the rate": {"train": '{"optimizer": "adamw"}', "rate": 0.01},
     "tied embeddings": {"tied": True},
     "no QK norm": {"qk_norm": False},
-    "half the rate": {"rate": 0.008},
-    "twice the rate": {"rate": 0.032},
+    "half the rate": {"rate": 0.01},
+    "twice the rate": {"rate": 0.04},
     "half the batch": {"batch": 6},
     "twice the batch": {"batch": 24},
     "context 32": {"context": 32, "batch": 24},
     "context 128": {"context": 128, "batch": 6},
-    "1 layer": {"depth": 1},
+    "2 layers": {"depth": 2},
     "4 layers": {"depth": 4},
-    "2 layers of 128": {"width": 128, "heads": 4},
+    "1 layer of 128": {"width": 128, "heads": 4},
     "4 layers of 128": {"depth": 4, "width": 128, "heads": 4},
     "cosine": {"train": '{"schedule": "cosine"}'},
     "constant rate": {"train": '{"schedule": "constant"}'},
