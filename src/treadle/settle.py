@@ -154,7 +154,7 @@ def _largest(project: Project, made: Round, dataset: Artifact) -> tuple[int, str
     """The largest batch that still learns well from each example, and what says so."""
     bounds = [
         (_SPAN * project.resolved.batch, f"at most {_SPAN} times the usual {project.resolved.batch}"),
-        (made.per_epoch // made.per_row // _PER_PASS, f"at most a {_PER_PASS}th of one pass over the data"),
+        (made.per_epoch // made.held_out.per_row // _PER_PASS, f"at most a {_PER_PASS}th of one pass over the data"),
     ]
     of = json.loads(json.dumps(identity(project)))
     for model in reversed(Store(project.store).all()):
@@ -181,7 +181,7 @@ def _settle_threads(project: Project, dataset: Callable[[], Artifact]) -> Projec
     if most == 1 or runtime.device.type != "cpu":
         return project
     made, batch, budget = first_round(project, dataset()), project.resolved.batch, project.resolved.budget
-    each, per_step = train_flops(project, made), batch * made.per_row
+    each, per_step = train_flops(project, made), batch * made.held_out.per_row
     step = each * per_step / project.spec.train.parts
     units = {"epochs": made.per_epoch, "tokens": 1, "steps": per_step, "seconds": _RATE / each}[budget.unit]
     if not _SHORT <= step <= _LONG or each * units * budget.amount < _WORTH:

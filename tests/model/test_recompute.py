@@ -127,7 +127,7 @@ def test_a_tensor_is_made_once_for_all_that_keep_it_and_then_let_go():
         made.append(1)
         return x * 2
 
-    with remade((y, how)):
+    with remade(y, how):
         z = (y.sin() + y.cos() + y.exp()[:2].sum()).sum()  # exp keeps its own result
     (found,) = torch.autograd.grad(z, x)
     assert made == [1]

@@ -10,7 +10,9 @@ Shapes: B examples of T positions; N tokens in the shard.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ from treadle.core.errors import UserError
 from treadle.data.shards import Shard
 
 Numbers = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 def philox(*key: int) -> np.random.Philox:
@@ -47,10 +50,35 @@ class Examples(ABC):
         """Step ``step`` (from 0) of ``batch`` examples."""
         return self.rows(np.arange(step * batch, (step + 1) * batch, dtype=np.int64))
 
+    @property
+    def unit(self) -> str:
+        """What they are counted in."""
+        return "tokens" if self.context else "records"
 
-class Windows(Examples):
-    """A shard's examples: ``inputs[input]`` the T tokens before, ``targets[head]`` the T tokens, ``IGNORE`` where the shard
-    does not want them predicted. A shard of fewer than T tokens is read round and round.
+    @property
+    def per_row(self) -> int:
+        """Units in one row of a batch."""
+        return self.context or 1
+
+
+class LastEpochs(Generic[T]):
+    """What was made for the last two epochs: a batch may lie across both."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, T] = {}
+
+    def of(self, epoch: int, make: Callable[[int], T]) -> T:
+        """What ``make`` gives for ``epoch``."""
+        if epoch not in self._made:
+            while len(self._made) >= 2:
+                self._made.pop(next(iter(self._made)))
+            self._made[epoch] = make(epoch)
+        return self._made[epoch]
+
+
+class Running(Examples):
+    """Examples of a shard's running text: ``inputs[input]`` the tokens before those of ``targets[head]``, which are ``IGNORE``
+    where the shard does not want them predicted.
 
     Raises ``UserError`` if the shard is empty.
     """
@@ -59,7 +87,14 @@ class Windows(Examples):
         if not len(shard.tokens):
             raise UserError(f"the {shard.part} part holds no tokens", cure="give more data, or a smaller share to the other parts")
         self.shard, self.context, self.seed, self.input, self.head = shard, context, seed, input, head
-        self._orders: dict[int, Numbers] = {}
+
+
+class Windows(Running):
+    """Windows of T tokens out of a ring of all documents. A shard of fewer than T tokens is read round and round."""
+
+    def __init__(self, shard: Shard, context: int, seed: int, input: str = "text", head: str = "next") -> None:
+        super().__init__(shard, context, seed, input, head)
+        self._orders = LastEpochs[Numbers]()
 
     @property
     def windows(self) -> int:
@@ -76,7 +111,7 @@ class Windows(Examples):
         starts = np.empty(len(numbers), np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            starts[here] = self._order(int(epoch))[places[here]]
+            starts[here] = self._orders.of(int(epoch), self._order)[places[here]]
         total = len(self.shard.tokens)
         index = (starts[:, None] + np.arange(-1, self.context)) % total  # (B, T + 1)
         tokens = self.shard.tokens[index].astype(np.int64)
@@ -90,14 +125,10 @@ class Windows(Examples):
 
     def _order(self, epoch: int) -> Numbers:
         """First token of each window, in the order of their turn."""
-        if epoch not in self._orders:
-            source = philox(self.seed, epoch)
-            offset = int(source.random_raw()) % len(self.shard.tokens)
-            order = np.argsort(source.random_raw(self.windows), kind="stable")
-            while len(self._orders) >= 2:  # a batch may lie across two epochs
-                self._orders.pop(next(iter(self._orders)))
-            self._orders[epoch] = (offset + order * self.context).astype(np.int64)
-        return self._orders[epoch]
+        source = philox(self.seed, epoch)
+        offset = int(source.random_raw()) % len(self.shard.tokens)
+        order = np.argsort(source.random_raw(self.windows), kind="stable")
+        return (offset + order * self.context).astype(np.int64)
 
 
 class Chosen(Examples):

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from treadle.core.batch import IGNORE, Batch
-from treadle.core.errors import UserError
-from treadle.data.loader import Examples, Numbers, permutation, philox
+from treadle.data.loader import LastEpochs, Numbers, Running, permutation, philox
 from treadle.data.shards import END_ID, Shard
 
 
@@ -65,18 +64,12 @@ def fill_rows(pieces: Numbers, context: int, behind: int) -> Rows:
     return Rows(np.array(found, np.int64).reshape(-1, 2), np.array(ends, np.int64), cut)
 
 
-class Packed(Examples):
-    """A shard's documents in rows: ``inputs[input]`` the token before each of ``targets[head]``, which are ``IGNORE`` where the
-    shard does not want them predicted; ``places[input]`` counts from 0 in each piece. A document begins behind the end mark.
-
-    Raises ``UserError`` if the shard is empty.
-    """
+class Packed(Running):
+    """A shard's documents in rows; ``places[input]`` counts from 0 in each piece. A document begins behind the end mark."""
 
     def __init__(self, shard: Shard, context: int, seed: int, input: str = "text", head: str = "next") -> None:
-        if not len(shard.tokens):
-            raise UserError(f"the {shard.part} part holds no tokens", cure="give more data, or a smaller share to the other parts")
-        self.shard, self.context, self.seed, self.input, self.head = shard, context, seed, input, head
-        self._epochs: dict[int, tuple[Rows, Numbers]] = {}
+        super().__init__(shard, context, seed, input, head)
+        self._epochs = LastEpochs[tuple[Rows, Numbers]]()
 
     @property
     def windows(self) -> int:
@@ -89,7 +82,7 @@ class Packed(Examples):
 
     def words(self) -> str:
         """What becomes of the documents in the first epoch."""
-        longer, cut = int((np.diff(self.shard.starts) > self.context).sum()), self._epoch(0)[0].cut
+        longer, cut = int((np.diff(self.shard.starts) > self.context).sum()), self._epochs.of(0, self._epoch)[0].cut
         rows = f"{len(self.shard)} documents fill {self.windows} rows of {self.context} tokens, and none sees another"
         return f"{rows}; {longer} are longer than a row and cut, and {cut} cuts more fill the rows"
 
@@ -112,17 +105,13 @@ class Packed(Examples):
         )
 
     def _row(self, epoch: int, place: int) -> Numbers:
-        rows, order = self._epoch(epoch)
+        rows, order = self._epochs.of(epoch, self._epoch)
         return rows.of(int(order[place]))
 
     def _epoch(self, epoch: int) -> tuple[Rows, Numbers]:
         """Its rows, and the order of their turn."""
-        if epoch not in self._epochs:
-            rows = fill_rows(self._pieces(epoch), self.context, len(self.shard.tokens))
-            while len(self._epochs) >= 2:  # a batch may lie across two epochs
-                self._epochs.pop(next(iter(self._epochs)))
-            self._epochs[epoch] = rows, permutation(self.seed, epoch, len(rows.ends), 1)
-        return self._epochs[epoch]
+        rows = fill_rows(self._pieces(epoch), self.context, len(self.shard.tokens))
+        return rows, permutation(self.seed, epoch, len(rows.ends), 1)
 
     def _pieces(self, epoch: int) -> Numbers:
         """Documents in random order, long ones in pieces of which the first has 1 to T tokens: (P, 2)."""

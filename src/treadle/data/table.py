@@ -11,7 +11,7 @@ import torch
 from treadle.core.batch import Batch
 from treadle.core.errors import UserError
 from treadle.data.columns import Augment, Column, Numbers, load_column
-from treadle.data.loader import Examples, permutation
+from treadle.data.loader import Examples, LastEpochs, permutation
 
 _WINDOW, _BLOCK = 1024, 32
 
@@ -36,7 +36,7 @@ class Table(Examples):
             raise UserError(f"the {part} part holds no records", cure=cure)
         ragged = [lengths for column in inputs.values() if (lengths := column.lengths()) is not None]
         self._lengths = np.max(ragged, axis=0) if ragged else None
-        self._orders: dict[int, Numbers] = {}
+        self._orders = LastEpochs[Numbers]()
         self.context = 0
 
     @classmethod
@@ -80,11 +80,7 @@ class Table(Examples):
     def _order(self, epoch: int) -> Numbers:
         if not self.shuffle:
             return np.arange(self.records, dtype=np.int64)
-        if epoch not in self._orders:
-            while len(self._orders) >= 2:  # a batch may lie across two epochs
-                self._orders.pop(next(iter(self._orders)))
-            self._orders[epoch] = self._make_order(epoch)
-        return self._orders[epoch]
+        return self._orders.of(epoch, self._make_order)
 
     def _make_order(self, epoch: int) -> Numbers:
         order = permutation(self.seed, epoch, self.records)

@@ -49,15 +49,6 @@ class Training:
     """All that the time of a step follows from but the machine."""
     runtime: Runtime
 
-    @property
-    def unit(self) -> str:
-        return "tokens" if self.held_out.context else "records"
-
-    @property
-    def per_row(self) -> int:
-        """Units in one row of a batch."""
-        return self.held_out.context or 1
-
 
 @dataclass(frozen=True)
 class Measure:
@@ -151,7 +142,7 @@ def plan_records(project: Project, folder: Path, training: Training) -> RecordsP
     spec, resolved = project.spec, project.resolved
     found = _kept(training, folder, training.runtime, project)
     batch, budget, step = resolved.batch, resolved.budget, found.step
-    units = batch * training.per_row
+    units = batch * training.held_out.per_row
     validation = found.validation * math.ceil(training.validated / batch)
     count = math.ceil(1 / spec.train.validate_every) if spec.train.validate_every else 1
     if budget.unit == "seconds":
@@ -163,7 +154,7 @@ def plan_records(project: Project, folder: Path, training: Training) -> RecordsP
     energy, price = spec.plan.cost(seconds)
     limit = spec.plan.memory if spec.plan.memory is not None else free_memory() + peak_memory()
     return RecordsPlan(
-        spec.name, training.model.parameter_count, training.unit, training.per_epoch, batch, steps,
+        spec.name, training.model.parameter_count, training.held_out.unit, training.per_epoch, batch, steps,
         steps * units / training.per_epoch, training.flops * units * steps, step, seconds, found.memory, limit, energy,
         price, spec.plan.currency, str(budget), tuple(d.as_dict() for d in resolved.reasons),
     )

@@ -80,16 +80,6 @@ class Round:
         return self.objective.startswith("next_token")
 
     @property
-    def unit(self) -> str:
-        """What the run counts."""
-        return "tokens" if self.held_out.context else "records"
-
-    @property
-    def per_row(self) -> int:
-        """Units in one row of a batch."""
-        return self.held_out.context or 1
-
-    @property
     def may_go_on(self) -> bool:
         """Whether a later training may go on from this one: not from a round of improvement."""
         return self.sample is not None

@@ -100,7 +100,7 @@ def _workspace(store: Store, making: Making) -> Path:
 
 def _earlier_part(project: Project, store: Store, making: Making, round: Round) -> Base | None:
     """The last checkpoint of a finished training that this one, too, would come to."""
-    size = project.resolved.batch * round.per_row
+    size = project.resolved.batch * round.held_out.per_row
     horizon = Horizon.of(round.budget, size, round.per_epoch)
 
     def agrees(budget: Budget, step: int) -> bool:
@@ -116,7 +116,7 @@ def _run(
 ) -> dict[str, Any]:
     """The loop with its hooks; gives the manifest's counts."""
     batch, settings = project.resolved.batch, round.settings
-    size = batch * round.per_row
+    size, unit = batch * round.held_out.per_row, round.held_out.unit
     watched, sample = round.watched(batch), round.sample
     horizon = Horizon.of(round.budget, size, round.per_epoch)
     naive = naive_loss(round.model, sample, len(sample), batch) if sample else None
@@ -124,7 +124,7 @@ def _run(
     loop = Loop(
         round.model, OBJECTIVES[round.objective], round.batches,
         lambda model: mean_loss(model, round.held_out, batch, watched, runtime), horizon, settings, batch, round.learning_rate,
-        runtime, workspace, round.unit,
+        runtime, workspace, unit,
         (lambda model: mean_loss(model, sample, batch, len(sample), runtime)) if sample else None,
     )
     peak = matrix_peak(runtime)
@@ -133,24 +133,24 @@ def _run(
     resumed = begin.step
     if resumed:
         whose = f" of {base.model.id}" if base and begin.begun == base.identity and resumed == base.step else ""
-        say(f"going on from the checkpoint{whose} at step {resumed} ({format_count(begin.tokens)} {round.unit})")
+        say(f"going on from the checkpoint{whose} at step {resumed} ({format_count(begin.tokens)} {unit})")
     watchers = Watchers(
         project, dataset, round.model, round.batches, round.held_out, settings, batch, watched, runtime, workspace
     )
     note = {
-        "model": making.id, "unit": round.unit, "budget": str(round.budget), "steps": horizon.steps, "seconds": horizon.seconds,
+        "model": making.id, "unit": unit, "budget": str(round.budget), "steps": horizon.steps, "seconds": horizon.seconds,
         "flops": flops, "peak": peak,
     }
     try:
         with task("training", 1.0) as progress, watchers.at_work(resumed, note, making.config) as boards:
             progress.done = horizon.progress(begin)
-            end = loop.run([ProgressHook(progress, flops, peak, round.unit), *boards, *hooks])
+            end = loop.run([ProgressHook(progress, flops, peak, unit), *boards, *hooks])
     finally:
         loop.close()
     speed = end.tokens / end.seconds
     shape = round.model.shape.as_dict() if isinstance(round.model, LanguageModel) else None
     return {
-        "unit": round.unit, "best_validation_loss": end.best if settings.patience else None,
+        "unit": unit, "best_validation_loss": end.best if settings.patience else None,
         "stopped_early": horizon.progress(end) < 1.0,
         "steps": end.step, "tokens": end.tokens, "seconds": significant(end.seconds), "loss": end.loss,
         "validation_loss": end.validation_loss, "train_loss_eval": end.train_loss_eval, "naive_loss": naive,
@@ -174,7 +174,7 @@ def round_runtime(project: Project, round: Round, flops: float) -> Runtime:
     """Where and how a round trains, of which one token or record takes ``flops``, as ``train_flops`` gives them."""
     settings, rows = round.settings, project.resolved.batch // round.settings.parts
     measured = project.resolved.threads if settings.threads is None else None
-    runtime = choose_runtime(settings.precision, measured or settings.threads, flops * rows * round.per_row)
+    runtime = choose_runtime(settings.precision, measured or settings.threads, flops * rows * round.held_out.per_row)
     if measured:
         runtime = replace(runtime, reason=f"{runtime.reason}; threads as measured")
     trunk = project.spec.model.trunk.transformer
@@ -196,7 +196,7 @@ def train_flops(project: Project, round: Round) -> float:
         round.model.eval()
         found = {"forward": forward_flops(partial(round.model.loss, round.batches.batch_at(0, batch)))}
         kept.keep(follows, found)
-    return 3.0 * float(found["forward"]) / (batch * round.per_row)
+    return 3.0 * float(found["forward"]) / (batch * round.held_out.per_row)
 
 
 def identity(project: Project) -> dict[str, Any]:

@@ -21,8 +21,8 @@ class SwiGLU(nn.Module):
         """(B, T, D) -> (B, T, D)"""
         gate, up = self.gate_proj(x), self.up_proj(x)
         opened = F.silu(gate)
-        with remade((opened, lambda: F.silu(gate))):
+        with remade(opened, lambda: F.silu(gate)):
             product = opened * up
-        with remade((product, lambda: F.silu(gate) * up)):
+        with remade(product, lambda: F.silu(gate) * up):
             y: Tensor = self.down_proj(product)
         return y
