@@ -157,11 +157,13 @@ def test_an_orthogonal_matrix_has_singular_values_near_one_and_the_directions_of
     assert 0.8 < torch.linalg.svdvals(y).min() <= torch.linalg.svdvals(y).max() < 1.204
 
 
-def test_singular_values_from_three_thousandths_of_the_norm_become_one_within_a_fifth():
-    values = torch.logspace(np.log10(0.003), -0.01, 24, dtype=torch.float64)
-    for value in values:
+@pytest.mark.parametrize(("beside", "dtype"), [(0, torch.float64), (6, torch.float64), (6, torch.float32)])
+def test_singular_values_from_three_thousandths_of_the_norm_become_one_within_a_fifth(beside: int, dtype: torch.dtype):
+    turn = torch.linalg.qr(torch.randn(2 + beside, 2 + beside, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
+    for value in torch.logspace(np.log10(0.003), -0.01, 24, dtype=torch.float64):
         rest = (1 - value**2).sqrt()  # a norm of 1
-        found = torch.linalg.svdvals(orthogonal(torch.diag(torch.stack([value, rest]))))
+        x = torch.cat([torch.diag(torch.stack([value, rest])), torch.zeros(2, beside, dtype=torch.float64)], 1) @ turn
+        found = torch.linalg.svdvals(orthogonal(x.to(dtype)).double())
         assert 0.8 < found.min() <= found.max() < 1.204
 
 

@@ -35,7 +35,7 @@ from treadle.train.profile import TRACE
 from treadle.train.rounds import Round, described
 from treadle.train.watching import WORST, Watchers
 
-VERSION = 5
+VERSION = 6
 _NO_WEIGHTS = ("checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "continue_from", "log_to", "profile", "recompute")
 """Settings that change no weight."""
 _MACHINE = ("device", "precision", "threads", "workers")
