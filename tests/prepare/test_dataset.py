@@ -1,12 +1,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from treadle.core.errors import UserError, WorkError
-from treadle.core.project import Project
+from treadle.core.project import Project, load_project
 from treadle.data.record import read_records
 from treadle.data.shards import END_ID, PARTS, Shard
 from treadle.data.steps.dedupe import jaccard, shingles
@@ -171,3 +173,28 @@ def test_a_write_that_fails_leaves_nothing(make_project: Make, texts: Path, monk
     monkeypatch.undo()
     assert [manifest["kind"] for manifest in store.all()] == ["corpus"]
     assert make_dataset(project, store, corpus).counts["vocabulary"] > 0
+
+
+def test_the_sheet_of_changes_shows_pictures_from_all_over_the_train_part(tmp_path: Path):
+    for grey in range(40):
+        folder = tmp_path / "pictures" / ("dark" if grey < 20 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 6 * grey).save(folder / f"{grey:02}.png")
+    (tmp_path / "treadle.yaml").write_text(
+        "name: sheet\n"
+        "data: {sources: [{media: pictures, into: photo, folder_is: kind, licence: CC0-1.0}], split: {validation: 0.2, test: 0.2}}\n"
+        "model:\n"
+        "  inputs: {photo: {image: {size: 8, grey: true, augment: {flip: true}}}}\n"
+        "  trunk: {mlp: {width: 8, depth: 1}}\n"
+        "  heads: {kind: category}\n"
+    )
+    project = load_project(tmp_path)
+    store = Store(project.store)
+    dataset = make_dataset(project, store, make_corpus(project, store))
+    with Image.open(dataset.path / "augmented.photo.png") as image:
+        sheet = np.asarray(image)
+    every = np.load(dataset.path / "train.inputs.photo.npy")[:, 0, 0, 0]
+    side = len(sheet) // 8
+    shown = sheet[side // 4 :: side, side // 4]
+    assert [shown[0], shown[-1]] == [every[0], every[-1]]
+    assert len(set(shown.tolist())) == 8

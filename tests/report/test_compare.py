@@ -67,8 +67,8 @@ def test_figures_time_and_cost_stand_side_by_side(pair: World) -> None:
     assert found["runs"][0]["spent"]["backward"] == pytest.approx(0.5)
     source = Path(found["path"]).read_text()
     text = Page(source).text
-    shares = "backward, share of the time 50.0% 50.0%"
-    for words in ("3 min 00 s 1 h 00 min", "65 Wh", "0.12 EUR", "205k tokens, 100 steps", shares):
+    shares = "backward, share of time 50.0% 50.0%"
+    for words in ("3 min 00 s 1 h 00 min", "65 Wh", "0.12 EUR", "205k tokens", "steps 100", shares):
         assert words in text, words
     assert "<b>1.5</b>" in source  # clear of the other's interval
     assert "<b>2</b>" not in source

@@ -31,7 +31,7 @@ from treadle.spec.inputs import Text
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.start import open_start
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same corpus and settings give another dataset."""
 
 TOKENIZER = "tokenizer.json"
@@ -212,10 +212,10 @@ def _write_sheets(folder: Path, schema: Schema, columns: Mapping[str, Column], s
     drawn = next((pair for pair in schema.moves(seed).items()), None)
     for name, change in schema.changes(seed).items():
         if schema.inputs[name].layout.kind == "image":
-            pictures = columns[name].values[:_SHEET_ROWS]
-            first = np.arange(len(pictures))
-            boxes, move = (load_column(folder, "train", f"heads.{drawn[0]}").rows(first)[0], drawn[1]) if drawn else (None, None)
-            sheet = contact_sheet(pictures, change, boxes=boxes, move=move)
+            every = columns[name].values
+            some = np.unique(np.linspace(0, len(every) - 1, _SHEET_ROWS, dtype=np.int64))  # neighbours are often of one class
+            boxes, move = (load_column(folder, "train", f"heads.{drawn[0]}").rows(some)[0], drawn[1]) if drawn else (None, None)
+            sheet = contact_sheet(every[some], change, boxes=boxes, move=move)
             (folder / f"augmented.{name}.png").write_bytes(sheet)
 
 

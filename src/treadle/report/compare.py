@@ -157,7 +157,8 @@ def _costs(runs: Sequence[Run]) -> Html:
     parts = list(dict.fromkeys(part for one in found for part in one["spent"]))
     rows: list[Sequence[object]] = [
         ["parameters", *(format_count(one["parameters"]) for one in found)],
-        ["trained on", *(f"{format_count(one['amount'])} {one['unit']}, {one['steps']} steps" for one in found)],
+        ["trained on", *(f"{format_count(one['amount'])} {one['unit']}" for one in found)],
+        ["steps", *(f"{one['steps']:,}" for one in found)],
         ["time", *(format_duration(one["seconds"]) for one in found)],
         ["speed", *(f"{format_count(significant(one['per_second'], 3))} {one['unit']}/s" for one in found)],
         ["share of the matrix peak", *(_share(one["flops_share"]) for one in found)],
@@ -167,7 +168,7 @@ def _costs(runs: Sequence[Run]) -> Html:
         ["validation loss", *(_loss(one["validation_loss"]) for one in found)],
         ["lowest validation loss", *(_loss(one["best_validation_loss"]) for one in found)],
     ]
-    rows += [[f"{part}, share of the time", *(_share(one["spent"].get(part)) for one in found)] for part in parts]
+    rows += [[f"{part}, share of time", *(_share(one["spent"].get(part)) for one in found)] for part in parts]
     note = "Energy and money by the prices of each project's 'plan:'."
     return join([_table(runs, rows), tag("p", note, class_="detail")])
 

@@ -109,16 +109,21 @@ class Remembering(Protocol):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of all that a checkpoint holds, which later steps do not change."""
+    """All that a checkpoint holds."""
 
     weights: Mapping[str, Tensor]
     state: Mapping[str, Tensor]
     position: Mapping[str, Any]
 
     @classmethod
-    def take(cls, model: nn.Module, state: Sequence[Remembering], position: Position) -> Snapshot:
-        weights = {name: _copied(tensor) for name, tensor in model.state_dict().items()}
-        tensors = {name: _copied(tensor) for part in state for name, tensor in part.tensors().items()}
+    def take(cls, model: nn.Module, state: Sequence[Remembering], position: Position, copy: bool = True) -> Snapshot:
+        """``copy``: later steps do not change it."""
+
+        def taken(tensor: Tensor) -> Tensor:
+            return tensor.detach().to("cpu", copy=copy).contiguous()
+
+        weights = {name: taken(tensor) for name, tensor in model.state_dict().items()}
+        tensors = {name: taken(tensor) for part in state for name, tensor in part.tensors().items()}
         tensors[_RNG] = torch.get_rng_state()
         if any(tensor.is_cuda for tensor in model.state_dict().values()):
             tensors[_RNG_CUDA] = torch.cuda.get_rng_state()
@@ -198,7 +203,7 @@ class Checkpoints:
     def begin(self, model: nn.Module, state: Sequence[Remembering], position: Position) -> None:
         """Write that of the start."""
         shutil.rmtree(self.workspace / START, ignore_errors=True)
-        Snapshot.take(model, state, position).write(self.workspace / START)
+        Snapshot.take(model, state, position, copy=False).write(self.workspace / START)
 
     def wait(self) -> None:
         """Until nothing is being written. Raises ``WorkError`` where it could not be."""
@@ -289,7 +294,3 @@ def load_checkpoint(workspace: Path, model: nn.Module, state: Sequence[Rememberi
         found.restore_random()
         return Position.load(found.position)
     return None
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
