@@ -14,7 +14,7 @@ from tiny import SHAPE
 from treadle.core.batch import Batch
 from treadle.core.gradients import Gradients
 from treadle.core.runtime import choose_runtime
-from treadle.model.layers import norm, recompute, swiglu
+from treadle.model.layers import attention, norm, recompute, swiglu
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.recompute import noted, remade
 from treadle.model.model import LanguageModel, make_model
@@ -61,7 +61,7 @@ def same(one: tuple[list[Tensor], Tensor], two: tuple[list[Tensor], Tensor]) -> 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_is_made_anew_changes_no_bit(shape: Shape, dropout: float, precision: str, monkeypatch: pytest.MonkeyPatch):
     ours, bytes_kept = gradients(make_model(shape, 0, dropout), precision), kept(make_model(shape, 0, dropout))
-    for module in (norm, swiglu, transformer):
+    for module in (attention, norm, swiglu, transformer):
         monkeypatch.setattr(module, "remade", lambda *made: nullcontext())
     assert same(ours, gradients(make_model(shape, 0, dropout), precision))
     all_kept = kept(make_model(shape, 0, dropout))
@@ -127,7 +127,7 @@ def test_a_tensor_is_made_once_for_all_that_keep_it_and_then_let_go():
         made.append(1)
         return x * 2
 
-    with remade(y, how):
+    with remade((y, how)):
         z = (y.sin() + y.cos() + y.exp()[:2].sum()).sum()  # exp keeps its own result
     (found,) = torch.autograd.grad(z, x)
     assert made == [1]

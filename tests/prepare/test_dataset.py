@@ -182,7 +182,9 @@ def test_the_sheet_of_changes_shows_pictures_from_all_over_the_train_part(tmp_pa
         Image.new("L", (8, 8), 6 * grey).save(folder / f"{grey:02}.png")
     (tmp_path / "treadle.yaml").write_text(
         "name: sheet\n"
-        "data: {sources: [{media: pictures, into: photo, folder_is: kind, licence: CC0-1.0}], split: {validation: 0.2, test: 0.2}}\n"
+        "data:\n"
+        "  sources: [{media: pictures, into: photo, folder_is: kind, licence: CC0-1.0}]\n"
+        "  split: {validation: 20%, test: 20%}\n"
         "model:\n"
         "  inputs: {photo: {image: {size: 8, grey: true, augment: {flip: true}}}}\n"
         "  trunk: {mlp: {width: 8, depth: 1}}\n"

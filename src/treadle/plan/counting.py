@@ -45,17 +45,18 @@ class Work:
 def layer_floats(shape: Shape, dropout: float = 0.0, positions: float = math.inf) -> float:
     """Numbers per token that the backward pass needs from one layer's forward pass of so many ``positions``.
 
-    Of width D, query width E, key width K, hidden H: two norms keep their input (2 D, 2 scales); attention keeps turned queries,
-    keys, values, its result for documents of each length and for all together (3 E + 2 K, a log-sum per head), and query-key norms
-    their input (E + K, a scale per head); SwiGLU keeps gate and up (2 H). Small ones keep beside these what
-    large ones make anew (``model/layers/recompute.py``): of each norm what it gives, before and after its weights, and silu(gate)
-    and the product. Dropout keeps its masks, and makes attention keep three
-    score matrices, with the keys and values repeated for every query head. ``tests/plan/test_counting.py`` compares this with what
-    autograd saves.
+    Of width D, query width E, key width K, hidden H: two norms keep their input (2 D, 2 scales); attention keeps turned queries and
+    keys (E + K), values (K) and its result for documents of each length (E, a log-sum per head), and query-key norms their input
+    (E + K, a scale per head); SwiGLU keeps gate and up (2 H). Small ones keep beside these what large ones make anew
+    (``model/layers/recompute.py``): of each norm what it gives, before and after its weights, attention's result for all documents
+    together, and SwiGLU's product; turned queries and keys are made anew where norms keep what they come from. Dropout keeps its
+    masks, and makes attention keep three score matrices, with the keys and values repeated for every query head.
+    ``tests/plan/test_counting.py`` compares this with what autograd saves.
     """
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    floats: float = 2 * shape.width + 2 + 3 * query + 2 * key + shape.heads + 2 * shape.hidden
-    floats += 4 * _small(positions, shape.width) + 2 * _small(positions, shape.hidden)
+    anew = shape.qk_norm and not dropout and positions * query >= REMADE
+    floats: float = 2 * shape.width + 2 + query + key + (0 if anew else query + key) + shape.heads + 2 * shape.hidden
+    floats += 4 * _small(positions, shape.width) + _small(positions, query) + _small(positions, shape.hidden)
     if shape.qk_norm:
         floats += query + key + shape.heads + shape.kv_heads + _small(positions, query) + _small(positions, key)
     if dropout:

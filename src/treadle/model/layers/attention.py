@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from treadle.model.layers.apart import Groups, attend_apart
 from treadle.model.layers.norm import RMSNorm
+from treadle.model.layers.recompute import remade
 from treadle.model.layers.rope import rotate
 
 
@@ -35,6 +37,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
         self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
         self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
+        self.normed = qk_norm
         self.q_norm = RMSNorm(head_dim, eps) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(head_dim, eps) if qk_norm else nn.Identity()
 
@@ -45,22 +48,37 @@ class Attention(nn.Module):
         """x: (B, T, D) -> (B, T, D). With a cache the new keys and values are written into it first. ``look`` (B, 1, T or 1, T):
         True where a position may be looked at; without it, all earlier ones, and unless ``causal`` the later ones too. ``apart``:
         x (1, N, D) holds such documents, each of which looks back at itself alone."""
-        B, T, _ = x.shape
-        q = self.q_norm(self.q_proj(x).view(B, T, self.heads, self.head_dim)).transpose(1, 2)  # (B, H, T, C)
-        k = self.k_norm(self.k_proj(x).view(B, T, self.kv_heads, self.head_dim)).transpose(1, 2)  # (B, K, T, C)
-        v = self.v_proj(x).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-        q, k = rotate(q, rope), rotate(k, rope)
-        gqa, dropout, mask = self.heads != self.kv_heads, self.dropout if self.training else 0.0, look
+        asked, known, v = (layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.q_proj, self.k_proj, self.v_proj))
+
+        def query() -> Tensor:
+            return rotate(self.q_norm(asked).transpose(1, 2), rope)
+
+        def key() -> Tensor:
+            return rotate(self.k_norm(known).transpose(1, 2), rope)
+
+        q, k, v = query(), key(), v.transpose(1, 2)  # (B, H, T, C), (B, K, T, C) twice
+        again = [(q, query), (k, key)] if self.normed else []  # what they are made of is kept by the norms
         if cache is not None:
             rows, positions = cache.write
             cache.keys[rows, :, positions] = k.transpose(1, 2)
             cache.values[rows, :, positions] = v.transpose(1, 2)
-            k, v, mask = cache.keys, cache.values, cache.mask
-        if apart is not None:
-            y = attend_apart(q, k, v, apart, gqa, dropout)
-        else:
-            y = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=causal and mask is None and T > 1, enable_gqa=gqa, dropout_p=dropout,
-            ).transpose(1, 2).reshape(B, T, self.heads * self.head_dim)
-        out: Tensor = self.o_proj(y)
+            k, v, look = cache.keys, cache.values, cache.mask
+        with remade(*again):
+            parts = self._attend(q, k, v, look, causal, apart)
+
+        def joined() -> Tensor:
+            return parts[0] if apart is None else torch.cat(parts)[None]
+
+        y = joined()
+        with remade(*[(y, joined)] * (apart is not None)):
+            out: Tensor = self.o_proj(y)
         return out
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, look: Tensor | None, causal: bool, apart: Groups | None) -> list[Tensor]:
+        """(B, T, H C), or of each group of documents (its tokens, H C)"""
+        gqa, dropout = self.heads != self.kv_heads, self.dropout if self.training else 0.0
+        if apart is not None:
+            return attend_apart(q, k, v, apart, gqa, dropout)
+        causal = causal and look is None and q.shape[2] > 1
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=look, is_causal=causal, enable_gqa=gqa, dropout_p=dropout)
+        return [y.transpose(1, 2).flatten(2)]

@@ -22,5 +22,5 @@ class RMSNorm(nn.Module):
             return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
         scale = (x.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt()  # what F.rms_norm does, to the bit
         normed = x * scale
-        with remade(normed, lambda: x * scale):
+        with remade((normed, lambda: x * scale)):
             return normed * self.weight

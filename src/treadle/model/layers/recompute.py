@@ -16,25 +16,28 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from treadle.spec.shape import REMADE
 
+Made = tuple[Tensor, Callable[[], Tensor]]
+"""A tensor, and how to make it from others that are kept anyway."""
+
 _noting: list[Callable[[Tensor], object]] = []
 
 
 @contextmanager
-def remade(made: Tensor, how: Callable[[], Tensor]) -> Iterator[None]:
-    """In it, operations whose backward pass needs ``made`` keep instead ``how`` to make it from others that are kept anyway, if it
-    has ``REMADE`` numbers."""
-    if not torch.is_grad_enabled() or made.numel() < REMADE:
+def remade(*made: Made) -> Iterator[None]:
+    """In it, operations whose backward pass needs one of the tensors keep how to make it instead, if it has ``REMADE`` numbers."""
+    if not torch.is_grad_enabled() or all(tensor.numel() < REMADE for tensor, _ in made):
         yield
         return
-    place, again = made.untyped_storage().data_ptr(), _Remade(how, made)
+    known = {tensor.untyped_storage().data_ptr(): _Remade(how, tensor) for tensor, how in made}
 
     def pack(tensor: Tensor) -> Tensor | tuple[_Remade, Any]:
-        if tensor.untyped_storage().data_ptr() != place:
+        found = known.get(tensor.untyped_storage().data_ptr())
+        if found is None:
             for note in _noting:
                 note(tensor)
             return tensor
-        again.uses += 1
-        return again, (tensor.size(), tensor.stride(), tensor.storage_offset())
+        found.uses += 1
+        return found, (tensor.size(), tensor.stride(), tensor.storage_offset())
 
     def unpack(packed: Tensor | tuple[_Remade, Any]) -> Tensor:
         return packed if isinstance(packed, Tensor) else packed[0].take().as_strided(*packed[1])

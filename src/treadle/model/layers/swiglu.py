@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,9 +23,25 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)"""
         gate, up = self.gate_proj(x), self.up_proj(x)
-        opened = F.silu(gate)
-        with remade(opened, lambda: F.silu(gate)):
-            product = opened * up
-        with remade(product, lambda: F.silu(gate) * up):
+        product: Tensor = _Product.apply(gate, up)  # type: ignore[no-untyped-call]
+        with remade((product, lambda: _product(gate, up))):
             y: Tensor = self.down_proj(product)
         return y
+
+
+class _Product(torch.autograd.Function):
+    """silu(gate) * up, of which no more than the two is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return _product(gate, up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grads[0] * up, gate), F.silu(gate).mul_(grads[0])
+
+
+def _product(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate).mul_(up)

@@ -34,10 +34,10 @@ class Layer(nn.Module):
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); ``look``, ``causal`` and ``apart`` as in ``Attention``."""
         normed = self.input_layernorm(x)
-        with remade(normed, lambda: self.input_layernorm(x)):
+        with remade((normed, lambda: self.input_layernorm(x))):
             seen = x + self._drop(self.self_attn(normed, rope, cache, look, causal, apart))
         normed = self.post_attention_layernorm(seen)
-        with remade(normed, lambda: self.post_attention_layernorm(seen)):
+        with remade((normed, lambda: self.post_attention_layernorm(seen))):
             return seen + self._drop(self.mlp(normed))
 
     def _drop(self, x: Tensor) -> Tensor:
