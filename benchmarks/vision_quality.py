@@ -61,7 +61,8 @@ class Task:
 TASKS = {
     "digits": Task("digits-mlp", ("train.budget=4 epochs", "train.learning_rate=0.006"), 0.98, 32, 12),
     "objects": Task(
-        "objects-resnet", ("train.budget=5 epochs", "model.trunk.conv.channels=[16, 32, 64, 128]"), 0.80, 64, 25,
+        "objects-resnet", ("train.budget=3 epochs", "train.learning_rate=0.01", "model.trunk.conv.channels=[16, 32, 64, 128]"),
+        0.80, 64, 25,
     ),
 }
 
