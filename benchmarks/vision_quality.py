@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -37,6 +37,7 @@ from treadle.core.machine import peak_memory
 from treadle.core.project import load_project
 from treadle.data.schema import Schema
 from treadle.data.table import Table
+from treadle.evaluate.answers import score_records
 from treadle.pipeline import Workshop
 from treadle.train.loop import Horizon, Loop
 from treadle.train.objectives import OBJECTIVES
@@ -85,14 +86,10 @@ def by_treadle(shop: Workshop) -> Curve:
 
     def validate(model: torch.nn.Module) -> float:
         seconds = time.perf_counter() - start - loop.position.spent.get("validation", 0.0)
-        model.eval()
-        right = 0
-        with torch.inference_mode(), runtime.autocast():
-            for first in range(0, test.records, 250):
-                part = test.rows(np.arange(first, min(first + 250, test.records)))
-                right += int((model(part)[head].argmax(-1) == part.targets[head]).sum())
-        curve.append((seconds, right / test.records))
-        return 1 - right / test.records
+        found = score_records(model, test)[head]  # type: ignore[arg-type]
+        right = float((found.outputs.argmax(-1) == found.targets).mean())
+        curve.append((seconds, right))
+        return 1 - right
 
     loop = Loop(
         made.model, OBJECTIVES[made.objective], made.batches, validate, Horizon.of(made.budget, batch, made.per_epoch),
@@ -111,8 +108,7 @@ def arrays(shop: Workshop, part: str) -> tuple[Array, Array]:
     _, dataset = shop.prepared()
     schema = Schema.load(dataset.path)
     (image,), (head,) = list(schema.inputs), list(schema.targets)
-    table = Table.open(dataset.path, part, [image], [head], shuffle=False)
-    every = table.rows(np.arange(table.records))
+    every = Table.open(dataset.path, part, [image], [head], shuffle=False).whole()
     return every.inputs[image].numpy().astype(np.float32) / 255, every.targets[head].numpy()
 
 
@@ -155,8 +151,7 @@ def main() -> None:
     parser.add_argument("--run", nargs=2, metavar=("SYSTEM", "SEED"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     for name in [given.task] if given.task else TASKS:
-        task = TASKS[name]
-        task = Task(task.recipe, (*task.ours, *given.set), task.mark, task.batch, task.epochs)
+        task = replace(TASKS[name], ours=(*TASKS[name].ours, *given.set))
         if given.run:
             run_one(given.run[0], task, int(given.run[1]), given.threads)
             return
