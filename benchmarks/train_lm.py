@@ -42,6 +42,7 @@ from treadle.data.packing import Packed
 from treadle.data.shards import END_ID, Document, Shard, write_shard
 from treadle.data.tokenizer import encode_all, train_tokenizer
 from treadle.model.model import make_model
+from treadle.plan.parts import swift_parts
 from treadle.spec.shape import Shape
 from treadle.spec.train import Train
 from treadle.train.hooks import Step
@@ -52,8 +53,9 @@ SIZES = {
     "12M": (Shape(vocabulary=4096, context=256, depth=6, width=384, heads=6, kv_heads=6, head_dim=64, hidden=1024), 32),
     "50M": (Shape(vocabulary=8192, context=512, depth=10, width=640, heads=10, kv_heads=5, head_dim=64, hidden=1728), 16),
 }
-SHAPE, BATCH = SIZES["12M"]
-DOCUMENTS = replace(SHAPE, context=512)
+"""Shape and rows of a batch."""
+DOCUMENTS = replace(SIZES["12M"][0], context=512)
+DOCUMENT_ROWS = 32
 RATE = 1e-3
 
 
@@ -81,7 +83,7 @@ TEXTS: dict[str, Callable[[Path], list[str]]] = {"mixed": mixed, "instructions":
 def write_texts(folder: Path, name: str) -> str:
     """The texts as a shard in ``folder``; gives what they are in words."""
     texts = TEXTS[name](Path(os.environ["TREADLE_DATA"]))
-    tokenizer = train_tokenizer(texts, SHAPE.vocabulary)
+    tokenizer = train_tokenizer(texts, DOCUMENTS.vocabulary)
     write_shard(folder, "train", [
         Document(str(number), name, [*ids, END_ID], 0) for number, ids in enumerate(encode_all(tokenizer, texts))
     ])
@@ -91,7 +93,7 @@ def write_texts(folder: Path, name: str) -> str:
 
 
 def treadle(
-    folder: Path, steps: int, runtime: Runtime, shape: Shape = SHAPE, kind: type[Examples] = Windows,
+    folder: Path, steps: int, runtime: Runtime, shape: Shape, batch: int, kind: type[Examples] = Windows,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
     """Seconds of each step."""
@@ -104,11 +106,13 @@ def treadle(
         def on_validation(self, figures: Step, loss: float, trained: float | None) -> None:
             pass
 
-    settings = Train(validate_every=0.0, checkpoint_every="1 h")
+    runtime = runtime.beside(batch, divisible=True)
+    parts = swift_parts(batch, shape.train_flops * batch * shape.context, runtime.workers)
+    settings = Train(validate_every=0.0, checkpoint_every="1 h", accumulate=parts)
     loop = Loop(
         make_model(shape, 0), OBJECTIVES["next_token"], kind(Shard(folder, "train"), shape.context, 0),  # type: ignore[call-arg]
         lambda model: 0.0,
-        Horizon(steps, None), settings, BATCH, RATE, runtime.beside(BATCH, divisible=True), folder,
+        Horizon(steps, None), settings, batch, RATE, runtime, folder,
     )
     loop.resume()
     loop.save = lambda: None  # type: ignore[method-assign] - the others write no checkpoint either
@@ -117,22 +121,22 @@ def treadle(
     return np.diff(stamps).tolist()
 
 
-def nanogpt(folder: Path, steps: int, runtime: Runtime, clone: Path) -> list[float]:
+def nanogpt(folder: Path, steps: int, runtime: Runtime, shape: Shape, batch: int, clone: Path) -> list[float]:
     """As nanoGPT's train.py goes about it: random windows of a memory map, forward, backward, clip, step."""
     sys.path.insert(0, str(clone))
     import model as theirs
 
-    config = theirs.GPTConfig(block_size=SHAPE.context, vocab_size=SHAPE.vocabulary, n_layer=SHAPE.depth, n_head=SHAPE.heads,
-                              n_embd=SHAPE.width, dropout=0.0, bias=False)
+    config = theirs.GPTConfig(block_size=shape.context, vocab_size=shape.vocabulary, n_layer=shape.depth, n_head=shape.heads,
+                              n_embd=shape.width, dropout=0.0, bias=False)
     network = theirs.GPT(config)
     optimizer = network.configure_optimizers(0.1, RATE, (0.9, 0.95), "cpu")
     tokens = np.memmap(folder / "train.tokens", np.uint16, "r")
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()
-        at = torch.randint(len(tokens) - SHAPE.context, (BATCH,))
-        x = torch.stack([torch.from_numpy(tokens[i : i + SHAPE.context].astype(np.int64)) for i in at])
-        y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + SHAPE.context].astype(np.int64)) for i in at])
+        at = torch.randint(len(tokens) - shape.context, (batch,))
+        x = torch.stack([torch.from_numpy(tokens[i : i + shape.context].astype(np.int64)) for i in at])
+        y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + shape.context].astype(np.int64)) for i in at])
         with runtime.autocast():
             _, loss = network(x, y)
         loss.backward()
@@ -144,11 +148,11 @@ def nanogpt(folder: Path, steps: int, runtime: Runtime, clone: Path) -> list[flo
     return seconds
 
 
-def trainer(folder: Path, steps: int, runtime: Runtime) -> list[float]:
+def trainer(folder: Path, steps: int, runtime: Runtime, shape: Shape, batch: int) -> list[float]:
     """The same architecture (Qwen3) under ``transformers.Trainer``."""
     tokens = torch.from_numpy(np.fromfile(folder / "train.tokens", np.uint16).astype(np.int64))
-    rows = [tokens[i : i + SHAPE.context] for i in range(0, len(tokens) - SHAPE.context, SHAPE.context)]
-    return _trainer(folder, steps, runtime, [{"input_ids": row, "labels": row} for row in rows])
+    rows = [tokens[i : i + shape.context] for i in range(0, len(tokens) - shape.context, shape.context)]
+    return _trainer(folder, steps, runtime, shape, batch, [{"input_ids": row, "labels": row} for row in rows])
 
 
 def padded(
@@ -176,16 +180,17 @@ def padded(
 
     order = torch.randperm(len(pieces)).tolist()
     if grouped:
-        order = list(LengthGroupedSampler(BATCH, lengths=list(map(len, pieces))))
-        whole = len(order) // BATCH
-        order = [i for at in range(steps) for i in order[(at * whole // steps) * BATCH :][:BATCH]]
-    rows = [{"input_ids": pieces[i]} for i in order[: (steps + 1) * BATCH]]
-    return _trainer(folder, steps, runtime, rows, clock, data_collator=count), text[:steps], positions[:steps]
+        order = list(LengthGroupedSampler(DOCUMENT_ROWS, lengths=list(map(len, pieces))))
+        whole = len(order) // DOCUMENT_ROWS
+        order = [i for at in range(steps) for i in order[(at * whole // steps) * DOCUMENT_ROWS :][:DOCUMENT_ROWS]]
+    rows = [{"input_ids": pieces[i]} for i in order[: (steps + 1) * DOCUMENT_ROWS]]
+    seconds = _trainer(folder, steps, runtime, DOCUMENTS, DOCUMENT_ROWS, rows, clock, data_collator=count)
+    return seconds, text[:steps], positions[:steps]
 
 
 def _trainer(
-    folder: Path, steps: int, runtime: Runtime, rows: list[dict[str, Any]], clock: Callable[[], float] = time.perf_counter,
-    **more: Any,
+    folder: Path, steps: int, runtime: Runtime, shape: Shape, batch: int, rows: list[dict[str, Any]],
+    clock: Callable[[], float] = time.perf_counter, **more: Any,
 ) -> list[float]:
     from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
@@ -199,12 +204,12 @@ def _trainer(
             stamps.append(clock())
 
     config = Qwen3Config(
-        vocab_size=SHAPE.vocabulary, hidden_size=SHAPE.width, intermediate_size=SHAPE.hidden, num_hidden_layers=SHAPE.depth,
-        num_attention_heads=SHAPE.heads, num_key_value_heads=SHAPE.kv_heads, head_dim=SHAPE.head_dim,
-        max_position_embeddings=DOCUMENTS.context if more else SHAPE.context, tie_word_embeddings=True, use_cache=False,
+        vocab_size=shape.vocabulary, hidden_size=shape.width, intermediate_size=shape.hidden, num_hidden_layers=shape.depth,
+        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim,
+        max_position_embeddings=shape.context, tie_word_embeddings=True, use_cache=False,
     )
     arguments = TrainingArguments(
-        str(folder / "trainer"), max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=RATE, use_cpu=True,
+        str(folder / "trainer"), max_steps=steps, per_device_train_batch_size=batch, learning_rate=RATE, use_cpu=True,
         bf16=runtime.precision == "bf16", max_grad_norm=1.0, report_to=[], save_strategy="no", logging_steps=1, disable_tqdm=True,
         **({"train_sampling_strategy": "sequential"} if more else {}),
     )
@@ -221,8 +226,8 @@ def measure_documents(system: str, folder: Path, steps: int, runtime: Runtime, c
         for file in folder.iterdir():
             (Path(name) / file.name).symlink_to(file)
         if system == "packed":
-            seconds = treadle(Path(name), steps, runtime, DOCUMENTS, Packed, clock)
-            text = positions = [BATCH * DOCUMENTS.context] * steps
+            seconds = treadle(Path(name), steps, runtime, DOCUMENTS, DOCUMENT_ROWS, Packed, clock)
+            text = positions = [DOCUMENT_ROWS * DOCUMENTS.context] * steps
         else:
             seconds, text, positions = padded(Path(name), steps, runtime, system == "grouped", clock)
     real = sum(text[1:])
@@ -259,8 +264,7 @@ def main() -> None:
     parser.add_argument("--system", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    global SHAPE, BATCH
-    SHAPE, BATCH = SIZES[given.size]
+    shape, batch = SIZES[given.size]
     runtime = choose_runtime("auto", 1 if given.processor else given.threads)
     if given.documents:
         compare_documents(given, runtime)
@@ -272,13 +276,13 @@ def main() -> None:
     if given.system:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            tokens = np.random.default_rng(0).integers(0, SHAPE.vocabulary, (given.steps + 1) * BATCH * SHAPE.context)
+            tokens = np.random.default_rng(0).integers(0, shape.vocabulary, (given.steps + 1) * batch * shape.context)
             write_shard(folder, "train", [Document("all", "random", tokens.tolist(), 0)])
             torch.manual_seed(0)
             more = (given.nanogpt,) if given.system == "nanogpt" else ()
             system = {"treadle": treadle, "nanogpt": nanogpt, "trainer": trainer}[given.system]
-            seconds = system(folder, given.steps, runtime, *more)
-        speed = BATCH * SHAPE.context / statistics.median(seconds[1:])
+            seconds = system(folder, given.steps, runtime, shape, batch, *more)
+        speed = batch * shape.context / statistics.median(seconds[1:])
         print(json.dumps({"speed": speed, "peak_memory": peak_memory()}))
         return
     words = ["--size", given.size, "--steps", str(given.steps), "--threads", str(runtime.threads)]
@@ -289,7 +293,7 @@ def main() -> None:
     results = alternate(__file__, systems, given.rounds, runtime.threads)
     from transformers import __version__ as transformers_version
 
-    size = f"{SHAPE.parameters / 1e6:.1f}M parameters, {SHAPE.depth} x {SHAPE.width}, context {SHAPE.context}, batch {BATCH}"
+    size = f"{shape.parameters / 1e6:.1f}M parameters, {shape.depth} x {shape.width}, context {shape.context}, batch {batch}"
     what = f"Training, {size}, {runtime.precision}, {runtime.threads} threads."
     print(heading(what, {"torch": torch.__version__, "transformers": transformers_version}))
     print(table(results))

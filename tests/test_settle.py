@@ -14,7 +14,7 @@ from treadle.core import machine
 from treadle.core.project import Project, load_project
 from treadle.core.runtime import Runtime
 from treadle.pipeline import Workshop, build, plan
-from treadle.plan import calibrate, pace
+from treadle.plan import calibrate, pace, parts
 from treadle.plan.estimate import Plan
 from treadle.report.page import write_report
 from treadle.store.artifacts import Artifact
@@ -199,6 +199,18 @@ def test_parts_follow_from_the_memory_and_are_kept(kind: str, request: pytest.Fi
     assert settled(folder, "train.batch=64", smaller).project.spec.train.accumulate == 8
     none = settled(folder, "train.batch=64", "seed=3", f"plan.memory={needs(1) - 1000}").project
     assert none.spec.train.accumulate is None
+
+
+def test_a_large_step_is_computed_in_parts_though_it_fits(text: Path, monkeypatch: pytest.MonkeyPatch):
+    long = ("train.batch=64", "plan.memory=100 GB")
+    flops = settled(text, *long).project.resolved
+    assert flops.shape is not None
+    monkeypatch.setattr(parts, "_ENOUGH", flops.shape.train_flops * flops.tokens_per_step / 8)
+    project = settled(text, *long, "train.threads=2").project
+    assert project.spec.train.accumulate == 4
+    assert "parts of 16 need" in reasons(project)["accumulate"]
+    assert "as long" in reasons(project)["accumulate"]
+    assert settled(text, *long, "train.threads=2", "train.accumulate=1").project.spec.train.accumulate == 1
 
 
 def test_what_fits_in_parts_is_planned_and_trained_in_them(text: Path, monkeypatch: pytest.MonkeyPatch):

@@ -21,7 +21,7 @@ from treadle.core.project import Project
 from treadle.core.runtime import choose_runtime
 from treadle.plan import pace
 from treadle.plan.estimate import memory_limit
-from treadle.plan.parts import COUNTED, NetworkNeeds, fewest_parts, language_needs, network_needs
+from treadle.plan.parts import COUNTED, NetworkNeeds, fewest_parts, language_needs, network_needs, swift_parts
 from treadle.plan.times import machine as machine_name
 from treadle.spec.units import format_count, format_size, significant
 from treadle.store.artifacts import Artifact, Store
@@ -89,22 +89,23 @@ def _needs(project: Project, dataset: Callable[[], Artifact]) -> Callable[[bool]
 
 
 def _settle_memory(project: Project, needs: Callable[[bool], Needs], limit: int) -> Project:
-    """The fewest parts of which each fits into memory; where not even a single example does, with a language model's layers
-    computed again in the backward pass; where that does not fit either, the plan says what to do."""
+    """The fewest parts of which each fits into memory, or more where that takes hardly longer; where not even a single example
+    fits, with a language model's layers computed again in the backward pass; where that does not fit either, the plan says what to
+    do."""
     train, batch, kept = project.spec.train, project.resolved.batch, Kept(project.store / SETTLED)
     follows = ["accumulate", identity(project), batch, train.copies, train.precision]
     found: dict[str, Any] | None = {"parts": train.accumulate} if train.accumulate else kept.find(follows)
     ways = [bool(train.recompute)] if train.recompute is not None or project.resolved.shape is None else [False, True]
     again = next((way for way in ways if found and needs(way)(batch // found["parts"]) <= limit), None)
     if again is None and train.accumulate is None:
-        fitting = {way: fewest_parts(batch, limit, needs(way)) for way in ways}
+        swift = _swift_parts(project)
+        fitting = {way: fewest_parts(batch, limit, needs(way), swift) for way in ways}
         again = next((way for way in ways if fitting[way]), None)
         if again is None:
             return project
-        whole = f"{format_size(needs(False)(batch))} of memory, and there is {format_size(limit)}"
-        reason = f"a batch of {batch} at once needs {whole}; in parts its gradient is the same"
-        found = {"parts": fitting[again], "reason": reason}
-        if found["parts"] > 1:
+        parts = fitting[again] or 1
+        found = {"parts": parts, "reason": _why_in_parts(batch, parts, needs(again), limit if parts > swift else None)}
+        if parts > 1:
             kept.keep(follows, found)
     if train.accumulate is None and found and found["parts"] > 1:
         _tell("accumulate", found["parts"], found["reason"])
@@ -116,6 +117,26 @@ def _settle_memory(project: Project, needs: Callable[[bool], Needs], limit: int)
     reason += f"{format_size(limit)}: each layer is computed again in the backward pass, with the same result in a third more time"
     _tell("recompute", True, reason)
     return project.settled("recompute", True, reason)
+
+
+def _swift_parts(project: Project) -> int:
+    """Of a language model on a processor."""
+    spec, shape = project.spec, project.resolved.shape
+    if shape is None:
+        return 1
+    assert spec.model.trunk.transformer is not None
+    runtime = choose_runtime(spec.train.precision, spec.train.threads)
+    if runtime.device.type != "cpu":
+        return 1
+    workers = runtime.beside(runtime.threads, spec.model.trunk.transformer.dropout == 0.0).workers
+    return swift_parts(project.resolved.batch, shape.train_flops * project.resolved.tokens_per_step, workers)
+
+
+def _why_in_parts(batch: int, parts: int, needs: Needs, limit: int | None) -> str:
+    """``limit``: of memory, which asks for so many."""
+    whole = f"a batch of {batch} at once needs {format_size(needs(batch))} of memory"
+    why = f"there is {format_size(limit)}" if limit else f"parts of {batch // parts} need {format_size(needs(batch // parts))}"
+    return f"{whole}, and {why}; in parts its gradient is the same" + ("" if limit else ", and takes about as long")
 
 
 def _settle_batch(project: Project, dataset: Artifact, needs: Needs, limit: int) -> Project:

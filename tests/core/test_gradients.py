@@ -13,6 +13,7 @@ from treadle.core.batch import Batch
 from treadle.core.gradients import Gradients
 from treadle.core.layout import Layout
 from treadle.core.runtime import choose_runtime
+from treadle.core.sums import LARGE, Sums
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.network import Network, make_network
 from treadle.spec.model import Model
@@ -101,3 +102,29 @@ def test_weights_that_change_are_those_of_every_worker():
     gradients.close()
     assert after == pytest.approx(model.loss(batch).item(), rel=1e-5)
     assert after != before
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_large_gradients_are_added_up_as_they_come_whoever_is_late(late: int):
+    """Of three workers one is last at every gradient: the sum is bit for bit that of their order, and no copy is left behind."""
+    draw = torch.Generator().manual_seed(0)
+    models = [torch.nn.Linear(LARGE // 64, 64) for _ in range(3)]
+    given = [[torch.randn(p.shape, generator=draw) for p in model.parameters()] for model in models]
+    sums = Sums(models)
+    for _ in range(2):
+        sums.begin(measured=True)
+        for worker in sorted(range(3), key=lambda worker: (worker == late, -worker)):
+            sum((p * g).sum() for p, g in zip(models[worker].parameters(), given[worker], strict=True)).backward()
+        large = models[0].weight
+        assert torch.equal(large.grad, given[0][0] + given[1][0] + given[2][0])
+        assert [model.weight.grad for model in models[1:]] == [None, None]
+        assert models[2].bias.grad is not None  # a small one waits
+        sums.finish()
+        assert torch.equal(models[0].bias.grad, given[0][1] + given[1][1] + given[2][1])
+        assert models[2].bias.grad is None
+        squares = [sum(float(g.double().square().sum()) for g in one) for one in given]
+        assert sums.mean_square([1.0, 0.5, 2.0]) == pytest.approx((squares[0] + 4 * squares[1] + squares[2] / 4) / 3, rel=1e-6)
+        models[0].zero_grad()
+    sums.close()
+    sum(p.sum() for p in models[1].parameters()).backward()
+    assert models[1].weight.grad is not None

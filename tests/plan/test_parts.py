@@ -13,7 +13,7 @@ from treadle.core.batch import Batch
 from treadle.core.layout import Layout
 from treadle.model.network import make_network
 from treadle.plan.counting import PROGRAM
-from treadle.plan.parts import fewest_parts, network_needs
+from treadle.plan.parts import fewest_parts, network_needs, swift_parts
 from treadle.spec.model import Model
 
 
@@ -22,6 +22,16 @@ from treadle.spec.model import Model
 )
 def test_the_fewest_equal_parts_that_fit(limit: int, parts: int | None):
     assert fewest_parts(12, limit, lambda rows: 10 + rows * 10 - (rows == 12) * 10) == parts
+    assert fewest_parts(12, limit, lambda rows: 10 + rows * 10 - (rows == 12) * 10, least=4) == (parts and max(parts, 4))
+
+
+@pytest.mark.parametrize(
+    ("batch", "step", "workers", "parts"),
+    [(16, 2.4e12, 2, 2), (16, 2.4e12, 1, 4), (16, 1.9e12, 2, 1), (16, 1e15, 2, 8), (15, 1e15, 2, 1), (15, 1e15, 1, 15),
+     (12, 3.5e12, 2, 3)],
+)
+def test_parts_that_cost_no_time_hold_enough_for_every_worker(batch: int, step: float, workers: int, parts: int):
+    assert swift_parts(batch, step, workers) == parts
 
 
 def network(width: int) -> tuple[torch.nn.Module, Batch]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from treadle.core.batch import Batch
 from treadle.core.runtime import Runtime
+from treadle.core.sums import Sums
 from treadle.spec.train import Train
 
 Objective = Callable[[Any, Batch], torch.Tensor]
@@ -38,7 +39,7 @@ class Gradients:
     """Adds the gradients of a batch's loss to those of a model's parameters.
 
     Each of ``runtime.workers`` threads computes a part of the batch on one core, forward and backward, with the same weights and
-    gradients of its own, which are then added up in the order of the parts: the result is that of ``accumulate`` with as many
+    gradients of its own, which are added up in the order of the parts: the result is that of ``accumulate`` with as many
     parts, bit for bit. Cores that each work on a part need not wait for one another at every operation, as those that share one do.
     """
 
@@ -47,6 +48,7 @@ class Gradients:
         if settings.recompute:
             model.trunk.recompute = True
         self.models = [model, *(_twin(model) for _ in range(runtime.workers - 1))]
+        self.sums = Sums(self.models)
         self.pool = ThreadPoolExecutor(runtime.workers - 1, "gradients", _single) if runtime.workers > 1 else None
 
     def __call__(self, batch: Batch, scale: float = 1.0) -> Found:
@@ -68,12 +70,14 @@ class Gradients:
 
     def close(self) -> None:
         """Let the threads go."""
+        self.sums.close()
         if self.pool:
             self.pool.shutdown()
 
     def _together(self, whole: Found, parts: list[Batch], shares: list[float], scale: float, measured: bool) -> None:
         """One part for each worker; ``measured``: their gradients are the first of several parts'."""
         threads = torch.get_num_threads()
+        self.sums.begin(measured)
         if self.pool is None:
             found = [self._part(self.model, parts[0], shares[0], scale)]
         else:
@@ -86,9 +90,9 @@ class Gradients:
                 others = [future.result() for future in waiting]
                 torch.set_num_threads(threads)
             found += others
+        self.sums.finish()
         if measured:
-            whole.square = _mean_square(self.models, [scale * share for share in shares])
-        self._collect()
+            whole.square = self.sums.mean_square([scale * share for share in shares])
         for part in found:
             whole.loss += part.loss
         whole.forward += found[0].forward
@@ -107,32 +111,6 @@ class Gradients:
         found.forward, found.backward = middle - start, time.perf_counter() - middle
         return found
 
-    @torch.no_grad()
-    def _collect(self) -> None:
-        """Add the other workers' gradients to the model's own."""
-        for other in self.models[1:]:
-            for parameter, twin in zip(self.model.parameters(), other.parameters(), strict=True):
-                if twin.grad is None:
-                    continue
-                if parameter.grad is None:
-                    parameter.grad = twin.grad
-                else:
-                    parameter.grad += twin.grad
-                twin.grad = None
-
-
-@torch.no_grad()
-def _mean_square(models: list[Any], shares: list[float]) -> float | None:
-    """Of the squared norms of gradients that were multiplied by ``shares``; None where a part has none."""
-    found = []
-    for model, share in zip(models, shares, strict=True):
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if not gradients or not share:
-            return None
-        norms = torch.stack(torch._foreach_norm(gradients)).double()
-        found.append(float(norms.square().sum()) / share**2)
-    return statistics.fmean(found)
-
 
 def _single() -> None:
     """Operations of this thread are not shared out among further ones."""
@@ -141,10 +119,8 @@ def _single() -> None:
 
 def _twin(model: Any) -> Any:
     """A copy with the very same weights and gradients of its own."""
-    twin = copy.deepcopy(model)
-    for own, shared in zip([*twin.parameters(), *twin.buffers()], [*model.parameters(), *model.buffers()], strict=True):
-        own.data = shared.data
-    return twin
+    shared = {id(p): nn.Parameter(p.data, p.requires_grad) for p in model.parameters()} | {id(b): b for b in model.buffers()}
+    return copy.deepcopy(model, shared)
 
 
 def _absolute(model: Any) -> torch.Tensor:

@@ -20,7 +20,7 @@ SMALL_STEP = 5e8
 ones (docs/experiments.md)."""
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 """What autocast takes; in fp8 that of all but the linear layers."""
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,13 @@ class Runtime:
 
 def keep_freed_memory() -> None:
     """Let glibc's malloc keep freed memory for the next step. By default every block above a size is mapped from the kernel anew,
-    page by page and zeroed: a third of a small convolution net's step. Elsewhere than on glibc nothing changes."""
+    page by page and zeroed: a third of a small convolution net's step. All threads share what is freed, so that one fills another's
+    gaps. Elsewhere than on glibc nothing changes."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_MMAP_MAX, 0)
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_ARENA_MAX, 1)
 
 
 def native_bf16(device: torch.device) -> bool:

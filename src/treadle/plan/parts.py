@@ -14,6 +14,9 @@ from treadle.model.layers.recompute import noted
 from treadle.plan.counting import PROGRAM, divisors, train_memory
 from treadle.spec.shape import Shape
 
+_ENOUGH = 5e11
+"""FLOPs of what a worker computes at once, from which on less would cost more than some hundredths of the time
+(docs/experiments.md)."""
 COUNTED = 1
 """Version of what is counted of a network, for those who keep it."""
 _FLOAT = 4
@@ -22,10 +25,16 @@ _PASSING, _MOST = 8, 4
 in passing, what operations need while they run, and gaps between what was freed. On the safe side: measured were 3 to 8."""
 
 
-def fewest_parts(batch: int, limit: int, needs: Callable[[int], int]) -> int | None:
-    """The fewest equal parts of ``batch`` examples of which one at a time fits into ``limit`` bytes, where so many examples at once
-    need ``needs`` of them; None where a single one does not fit."""
-    return next((parts for parts in divisors(batch) if needs(batch // parts) <= limit), None)
+def fewest_parts(batch: int, limit: int, needs: Callable[[int], int], least: int = 1) -> int | None:
+    """The fewest equal parts of ``batch`` examples, at least ``least``, of which one at a time fits into ``limit`` bytes, where so
+    many examples at once need ``needs`` of them; None where a single one does not fit."""
+    return next((parts for parts in divisors(batch) if parts >= least and needs(batch // parts) <= limit), None)
+
+
+def swift_parts(batch: int, step: float, workers: int) -> int:
+    """The most equal parts of ``batch`` examples, in all ``step`` FLOPs, that ``workers`` of a processor compute about as fast as
+    the whole."""
+    return max((n for n in divisors(batch) if batch // n % workers == 0 and step / n / workers >= _ENOUGH), default=1)
 
 
 def language_needs(

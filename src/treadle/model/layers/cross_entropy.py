@@ -76,4 +76,5 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         dx, dw, db, largest = ctx.saved_tensors
         grad = grads[0] if largest is None else grads[0] * largest
-        return (dx * grad).to(ctx.dtypes[0]), (dw * grad).to(ctx.dtypes[1]), None if db is None else db * grad, None, None, None
+        db = None if db is None else db.mul_(grad)
+        return dx.mul_(grad).to(ctx.dtypes[0]), dw.mul_(grad).to(ctx.dtypes[1]), db, None, None, None
