@@ -36,7 +36,7 @@ import torch
 from side_by_side import alternate, heading, table
 
 from treadle.core.machine import peak_memory
-from treadle.core.runtime import Runtime, choose_runtime
+from treadle.core.runtime import Runtime, choose_runtime, matrix_peak
 from treadle.data.loader import Examples, Windows
 from treadle.data.packing import Packed
 from treadle.data.shards import END_ID, Document, Shard, write_shard
@@ -282,8 +282,8 @@ def main() -> None:
             more = (given.nanogpt,) if given.system == "nanogpt" else ()
             system = {"treadle": treadle, "nanogpt": nanogpt, "trainer": trainer}[given.system]
             seconds = system(folder, given.steps, runtime, shape, batch, *more)
-        speed = batch * shape.context / statistics.median(seconds[1:])
-        print(json.dumps({"speed": speed, "peak_memory": peak_memory()}))
+        speed, memory = batch * shape.context / statistics.median(seconds[1:]), peak_memory()
+        print(json.dumps({"speed": speed, "peak_memory": memory, "share": speed * shape.train_flops / matrix_peak(runtime)}))
         return
     words = ["--size", given.size, "--steps", str(given.steps), "--threads", str(runtime.threads)]
     systems = {"Treadle": [*words, "--system", "treadle"]}
@@ -297,6 +297,9 @@ def main() -> None:
     what = f"Training, {size}, {runtime.precision}, {runtime.threads} threads."
     print(heading(what, {"torch": torch.__version__, "transformers": transformers_version}))
     print(table(results))
+    shares = {name: statistics.median(result.extra["share"] for result in found) for name, found in results.items()}
+    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    print(f"\nShare of a large matrix product's FLOP/s, at {shape.train_flops / 1e6:.1f} MFLOP per token: {told}.")
 
 
 if __name__ == "__main__":

@@ -46,11 +46,15 @@ class Batch:
 
     def split(self, parts: int) -> list[Batch]:
         """Equal parts along B, for gradient accumulation."""
+        if parts == 1:
+            return [self]
         step = self.size // parts
         assert step * parts == self.size, f"{self.size} examples do not split into {parts}"
         return [self._map(lambda tensor, at=start: tensor[at : at + step]) for start in range(0, self.size, step)]
 
     def to(self, device: torch.device) -> Batch:
+        if next(iter(self.inputs.values())).device == device:
+            return self
         return self._map(lambda tensor: tensor.to(device))
 
     def take(self, order: Tensor) -> Batch:

@@ -39,16 +39,18 @@ class Sums:
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.places = [_Place(copies) for copies in zip(*(model.parameters() for model in models), strict=True)]
-        self._measured = False
+        self._alone, self._measured = len(models) == 1, False
         self._handles = [
             copy.register_post_accumulate_grad_hook(partial(self._complete, place, worker))  # type: ignore[no-untyped-call]
-            for place in self.places if len(models) > 1 and place.copies[0].numel() >= LARGE
+            for place in self.places if not self._alone and place.copies[0].numel() >= LARGE
             for worker, copy in enumerate(place.copies)
         ]
 
     def begin(self, measured: bool) -> None:
         """Before the workers' passes. ``measured``: ``mean_square`` will be asked; then there are no gradients yet."""
         self._measured = measured
+        if self._alone and not measured:
+            return
         for place in self.places:
             place.complete.clear()
             place.norms.clear()
@@ -57,6 +59,8 @@ class Sums:
     @torch.no_grad()
     def finish(self) -> None:
         """After all workers' passes: add what is not yet in."""
+        if self._alone and not self._measured:
+            return
         for place in self.places:
             for worker, copy in enumerate(place.copies):
                 self._complete(place, worker)

@@ -89,6 +89,7 @@ class Network(nn.Module):
             for name, layout in layouts["heads"].items()
         })
         self.mixup = {name: given.image.augment.mixup for name, given in model.inputs.items() if given.image is not None}
+        self.mixes, self.masks = any(self.mixup.values()), model.masks
         self.weights = {name: float((layout.options or {}).get("weight", 1.0)) for name, layout in layouts["heads"].items()}
         self._freeze()
 
@@ -126,9 +127,9 @@ class Network(nn.Module):
     def loss(self, batch: Batch) -> Tensor:
         """The sum over heads of weight times the mean loss over the rows that have an answer; of mixed pictures where training asks
         for them."""
-        if self.training and any(self.mixup.values()):
+        if self.training and self.mixes:
             return self._mixed(batch)
-        if self.spec.masks:
+        if self.masks:
             ((name, head),) = self._heads()
             found: Tensor = head.loss_of(self.signal(batch), batch.targets[name])
             return found * self.weights[name]
@@ -145,7 +146,10 @@ class Network(nn.Module):
         return share * self._sum(outputs, batch) + (1 - share) * self._sum(outputs, other)
 
     def _sum(self, outputs: Mapping[str, Any], batch: Batch) -> Tensor:
-        parts = [_mean(head, outputs[name], batch.targets[name]) * self.weights[name] for name, head in self._heads()]
+        parts = []
+        for name, head in self._heads():
+            part, weight = _mean(head, outputs[name], batch.targets[name]), self.weights[name]
+            parts.append(part * weight if weight != 1.0 else part)
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
     def terms(self, batch: Batch) -> int:

@@ -37,7 +37,6 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
         self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=False)
         self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
-        self.normed = qk_norm
         self.q_norm = RMSNorm(head_dim, eps) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(head_dim, eps) if qk_norm else nn.Identity()
 
@@ -57,7 +56,7 @@ class Attention(nn.Module):
             return rotate(self.k_norm(known).transpose(1, 2), rope)
 
         q, k, v = query(), key(), v.transpose(1, 2)  # (B, H, T, C), (B, K, T, C) twice
-        again = [(q, query), (k, key)] if self.normed else []  # what they are made of is kept by the norms
+        again = [(q, query), (k, key)] if isinstance(self.q_norm, RMSNorm) else []  # what they are made of is kept by the norms
         if cache is not None:
             rows, positions = cache.write
             cache.keys[rows, :, positions] = k.transpose(1, 2)
