@@ -104,6 +104,24 @@ def test_weights_that_change_are_those_of_every_worker():
     assert after != before
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_large_gradients_of_workers_are_those_of_parts_bit_for_bit(recompute: bool, tied: bool):
+    shape = replace(SHAPE, vocabulary=LARGE // SHAPE.width, tie_embeddings=tied)
+    tokens = torch.randint(0, shape.vocabulary, (8, 9), generator=torch.Generator().manual_seed(0))
+    batch = Batch({"text": tokens[:, :-1]}, {"next": tokens[:, 1:]})
+    found = []
+    for workers in (1, 2):
+        model, runtime = make_model(shape, 0), replace(choose_runtime("float32", 1), workers=workers)
+        gradients = Gradients(model, LanguageModel.loss, runtime, Train(accumulate=4 // workers, recompute=recompute))
+        squares = [gradients(batch).square for _ in range(2)]  # the second adds to the first
+        gradients.close()
+        found.append([p.grad for p in model.parameters()])
+    assert squares[0] is not None
+    assert any(gradient is not None and gradient.numel() >= LARGE for gradient in found[0])
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True) if one is not None and two is not None)
+
+
 @pytest.mark.parametrize("late", [0, 1, 2])
 def test_large_gradients_are_added_up_as_they_come_whoever_is_late(late: int):
     """Of three workers one is last at every gradient: the sum is bit for bit that of their order, and no copy is left behind."""

@@ -28,7 +28,8 @@ class Train(Section):
     """Examples per step, over all of ``accumulate``; None: by depth, or by trunk. ``auto``: the smallest that is nearly as fast per
     example as any that fits into memory, as measured before the run."""
     accumulate: int | None = Field(default=None, ge=1)
-    """Parts that a step's batch is computed in, to save memory; None: the fewest that fit."""
+    """Parts that a step's batch is computed in, to save memory; None: the fewest that fit, or more where a
+    language model's step is so long that they take no longer."""
     recompute: bool | None = None
     """Whether a language model's layers are computed again in the backward pass, instead of keeping what they computed: the same
     gradients from less memory, in a third more time; None: where not even a single example fits otherwise."""
