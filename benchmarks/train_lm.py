@@ -115,7 +115,7 @@ def treadle(
         Horizon(steps, None), settings, batch, RATE, runtime, folder,
     )
     loop.resume()
-    loop.save = lambda: None  # type: ignore[method-assign] - the others write no checkpoint either
+    loop.save = lambda wait=True: None  # type: ignore[method-assign] - the others write no checkpoint either
     stamps.append(clock())
     loop.run([Watch()])
     return np.diff(stamps).tolist()

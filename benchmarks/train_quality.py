@@ -154,7 +154,7 @@ def treadle(settings: Settings, data: Path, seed: int) -> Curve:
             Horizon(settings.steps or None, settings.seconds or None), given, settings.batch, settings.rate, runtime, folder,
         )
         loop.resume()
-        loop.save = lambda: None  # type: ignore[method-assign]  # the other writes none either
+        loop.save = lambda wait=True: None  # type: ignore[method-assign]  # the other writes none either
         torch.manual_seed(seed)
         start = time.perf_counter()
         loop.run([])
