@@ -26,14 +26,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from side_by_side import alternate, heading, table
+from side_by_side import Result, alternate, heading, table
 
 from treadle.core.machine import peak_memory
 from treadle.core.runtime import Runtime, choose_runtime, matrix_peak
@@ -248,8 +248,12 @@ def compare_documents(given: argparse.Namespace, runtime: Runtime) -> None:
     what = f"Training on {given.documents} texts, {about}, {runtime.precision}, {runtime.threads} threads, {time_of}."
     print(heading(what, {"torch": torch.__version__, "transformers": transformers_version}))
     print(table(results))
-    shares = {title: statistics.median(r.extra["share"] for r in found) for title, found in results.items()}
-    print("Share of the positions that are text: " + ", ".join(f"{title} {share:.0%}" for title, share in shares.items()) + ".")
+    print(f"Share of the positions that are text: {shares(results)}.")
+
+
+def shares(results: Mapping[str, Sequence[Result]]) -> str:
+    """The median of each system's ``share``, in words."""
+    return ", ".join(f"{name} {statistics.median(one.extra['share'] for one in found):.0%}" for name, found in results.items())
 
 
 def main() -> None:
@@ -297,9 +301,8 @@ def main() -> None:
     what = f"Training, {size}, {runtime.precision}, {runtime.threads} threads."
     print(heading(what, {"torch": torch.__version__, "transformers": transformers_version}))
     print(table(results))
-    shares = {name: statistics.median(result.extra["share"] for result in found) for name, found in results.items()}
-    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    print(f"\nShare of a large matrix product's FLOP/s, at {shape.train_flops / 1e6:.1f} MFLOP per token: {told}.")
+    per_token = f"{shape.train_flops / 1e6:.1f} MFLOP per token"
+    print(f"\nShare of a large matrix product's FLOP/s, at {per_token}: {shares(results)}.")
 
 
 if __name__ == "__main__":

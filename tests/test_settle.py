@@ -203,9 +203,8 @@ def test_parts_follow_from_the_memory_and_are_kept(kind: str, request: pytest.Fi
 
 def test_a_large_step_is_computed_in_parts_though_it_fits(text: Path, monkeypatch: pytest.MonkeyPatch):
     long = ("train.batch=64", "plan.memory=100 GB")
-    flops = settled(text, *long).project.resolved
-    assert flops.shape is not None
-    monkeypatch.setattr(parts, "_ENOUGH", flops.shape.train_flops * flops.tokens_per_step / 8)
+    resolved = settled(text, *long).project.resolved
+    monkeypatch.setattr(parts, "_ENOUGH", resolved.language.train_flops * resolved.tokens_per_step / 8)
     project = settled(text, *long, "train.threads=2").project
     assert project.spec.train.accumulate == 4
     assert "parts of 16 need" in reasons(project)["accumulate"]

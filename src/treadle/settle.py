@@ -18,7 +18,7 @@ import torch
 from treadle.core import machine
 from treadle.core.progress import say
 from treadle.core.project import Project
-from treadle.core.runtime import choose_runtime
+from treadle.core.runtime import Runtime, choose_runtime
 from treadle.plan import pace
 from treadle.plan.estimate import memory_limit
 from treadle.plan.parts import COUNTED, NetworkNeeds, fewest_parts, language_needs, network_needs, swift_parts
@@ -74,9 +74,8 @@ def _needs(project: Project, dataset: Callable[[], Artifact]) -> Callable[[bool]
     if shape is not None:
         assert spec.model.trunk.transformer is not None
         dropout = spec.model.trunk.transformer.dropout
-        runtime = choose_runtime(spec.train.precision, spec.train.threads)
-        workers = runtime.beside(runtime.threads, dropout == 0.0).workers
-        return lambda again: language_needs(shape, dropout, runtime.precision, spec.train.copies, workers, again)
+        runtime = _language_runtime(project)
+        return lambda again: language_needs(shape, dropout, runtime.precision, spec.train.copies, runtime.workers, again)
     found, rows = dataset(), min(_FEW, project.resolved.batch)
     kept, follows = Kept(project.store / SETTLED), ["memory", COUNTED, torch.__version__, identity(project), found.id, rows]
     known = kept.find([*follows, spec.train.copies])
@@ -104,7 +103,7 @@ def _settle_memory(project: Project, needs: Callable[[bool], Needs], limit: int)
         if again is None:
             return project
         parts = fitting[again] or 1
-        found = {"parts": parts, "reason": _why_in_parts(batch, parts, needs(again), limit if parts > swift else None)}
+        found = {"parts": parts, "reason": _why_in_parts(batch, parts, needs(False), limit if again or parts > swift else None)}
         if parts > 1:
             kept.keep(follows, found)
     if train.accumulate is None and found and found["parts"] > 1:
@@ -121,19 +120,22 @@ def _settle_memory(project: Project, needs: Callable[[bool], Needs], limit: int)
 
 def _swift_parts(project: Project) -> int:
     """Of a language model on a processor."""
-    spec, shape = project.spec, project.resolved.shape
-    if shape is None:
+    shape = project.resolved.shape
+    if shape is None or (runtime := _language_runtime(project)).device.type != "cpu":
         return 1
+    return swift_parts(project.resolved.batch, shape.train_flops * project.resolved.tokens_per_step, runtime.workers)
+
+
+def _language_runtime(project: Project) -> Runtime:
+    """Where a language model trains, with as many workers as any number of rows allows."""
+    spec = project.spec
     assert spec.model.trunk.transformer is not None
     runtime = choose_runtime(spec.train.precision, spec.train.threads)
-    if runtime.device.type != "cpu":
-        return 1
-    workers = runtime.beside(runtime.threads, spec.model.trunk.transformer.dropout == 0.0).workers
-    return swift_parts(project.resolved.batch, shape.train_flops * project.resolved.tokens_per_step, workers)
+    return runtime.beside(runtime.threads, spec.model.trunk.transformer.dropout == 0.0)
 
 
 def _why_in_parts(batch: int, parts: int, needs: Needs, limit: int | None) -> str:
-    """``limit``: of memory, which asks for so many."""
+    """``limit``: of memory, which asks for so many; ``needs``: without computing layers again."""
     whole = f"a batch of {batch} at once needs {format_size(needs(batch))} of memory"
     why = f"there is {format_size(limit)}" if limit else f"parts of {batch // parts} need {format_size(needs(batch // parts))}"
     return f"{whole}, and {why}; in parts its gradient is the same" + ("" if limit else ", and takes about as long")

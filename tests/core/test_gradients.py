@@ -146,3 +146,15 @@ def test_large_gradients_are_added_up_as_they_come_whoever_is_late(late: int):
     sums.close()
     sum(p.sum() for p in models[1].parameters()).backward()
     assert models[1].weight.grad is not None
+
+
+def test_a_gradient_that_comes_in_two_goes_is_not_left_for_the_next_step():
+    models = [torch.nn.Linear(LARGE, 1, bias=False) for _ in range(2)]
+    sums = Sums(models)
+    sums.begin(measured=False)
+    for model in (models[0], models[1], models[1]):
+        model.weight.sum().backward()
+    sums.finish()
+    sums.close()
+    assert torch.equal(models[0].weight.grad, torch.full((1, LARGE), 3.0))
+    assert models[1].weight.grad is None

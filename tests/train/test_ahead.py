@@ -48,6 +48,7 @@ def test_quick_ones_do_not():
     assert steps_of(batches, list(range(8))) == list(range(8))
     batches.close()
     assert not [name for _, name in source.drawn if name.startswith("batches")]
+    assert len(batches.tried) == ahead._TRIED  # what is remembered does not grow with the run
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 9, 10], [0, 1, 2, 3, 4, 0, 1], [5, 5, 5, 5, 5]], ids=["on", "back", "again"])

@@ -64,7 +64,7 @@ class Sums:
         for place in self.places:
             for worker, copy in enumerate(place.copies):
                 self._complete(place, worker)
-                self._add(place.copies[0], copy)  # of a pass that came by more than once
+                _add(place.copies[0], copy)  # of a pass that came by more than once
 
     @torch.no_grad()
     def mean_square(self, shares: Sequence[float]) -> float | None:
@@ -93,14 +93,15 @@ class Sums:
             if self._measured and gradient is not None:
                 place.norms[worker] = gradient.norm()
             while place.added in place.complete:
-                self._add(place.copies[0], place.copies[place.added])
+                _add(place.copies[0], place.copies[place.added])
                 place.added += 1
 
-    def _add(self, own: nn.Parameter, copy: nn.Parameter) -> None:
-        if copy is own or copy.grad is None:
-            return
-        if own.grad is None:
-            own.grad = copy.grad
-        else:
-            own.grad += copy.grad
-        copy.grad = None
+
+def _add(own: nn.Parameter, copy: nn.Parameter) -> None:
+    if copy is own or copy.grad is None:
+        return
+    if own.grad is None:
+        own.grad = copy.grad
+    else:
+        own.grad += copy.grad
+    copy.grad = None

@@ -36,12 +36,11 @@ class Ahead:
         waiting, self.waiting = self.waiting, None
         if waiting and waiting[0] == (step, batch):
             found = waiting[1].result()
-        elif len(self.tried) < _TRIED:
+        else:
             start = time.perf_counter()
             found = self.source.batch_at(step, batch)
-            self.tried.append(time.perf_counter() - start)
-        else:
-            found = self.source.batch_at(step, batch)
+            if len(self.tried) < _TRIED:
+                self.tried.append(time.perf_counter() - start)
         if len(self.tried) >= _TRIED and min(self.tried) > _WORTH:
             self.waiting = (step + 1, batch), self.pool.submit(self.source.batch_at, step + 1, batch)
         return found
