@@ -6,7 +6,8 @@
 All have the same shape (12M: 6 layers of 384 features, 6 heads, context 256, batch 32, a vocabulary of 4,096; 50M: 10 layers of
 640 features, context 512, batch 16, a vocabulary of 8,192), no dropout, AdamW with clipping at 1.0, the same number of threads and
 the same precision (bf16 where the processor has it). Each is measured in a process of its own, in turn; a figure is the median of
-its steps after the first. nanoGPT is measured where ``--nanogpt`` names a clone of it: its ``model.py`` is imported from there.
+its steps after the first. nanoGPT is measured where ``--nanogpt`` names a clone of it, as it is and compiled: its ``model.py`` is
+imported from there.
 Treadle's loop runs whole, with history and clipping, as ``treadle run`` runs it.
 
 ``--documents`` trains the 12M shape on real texts of mixed length instead, each apart from the others, with a context of 512:
@@ -28,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,9 @@ def treadle(
     return np.diff(stamps).tolist()
 
 
-def nanogpt(folder: Path, steps: int, runtime: Runtime, shape: Shape, batch: int, clone: Path) -> list[float]:
+def nanogpt(
+    folder: Path, steps: int, runtime: Runtime, shape: Shape, batch: int, clone: Path, compiled: bool = False
+) -> list[float]:
     """As nanoGPT's train.py goes about it: random windows of a memory map, forward, backward, clip, step."""
     sys.path.insert(0, str(clone))
     import model as theirs
@@ -130,6 +134,7 @@ def nanogpt(folder: Path, steps: int, runtime: Runtime, shape: Shape, batch: int
                               n_embd=shape.width, dropout=0.0, bias=False)
     network = theirs.GPT(config)
     optimizer = network.configure_optimizers(0.1, RATE, (0.9, 0.95), "cpu")
+    network = torch.compile(network) if compiled else network
     tokens = np.memmap(folder / "train.tokens", np.uint16, "r")
     seconds = []
     for _ in range(steps):
@@ -283,8 +288,10 @@ def main() -> None:
             tokens = np.random.default_rng(0).integers(0, shape.vocabulary, (given.steps + 1) * batch * shape.context)
             write_shard(folder, "train", [Document("all", "random", tokens.tolist(), 0)])
             torch.manual_seed(0)
-            more = (given.nanogpt,) if given.system == "nanogpt" else ()
-            system = {"treadle": treadle, "nanogpt": nanogpt, "trainer": trainer}[given.system]
+            more = (given.nanogpt,) if given.nanogpt else ()
+            system = {
+                "treadle": treadle, "nanogpt": nanogpt, "compiled": partial(nanogpt, compiled=True), "trainer": trainer,
+            }[given.system]
             seconds = system(folder, given.steps, runtime, shape, batch, *more)
         speed, memory = batch * shape.context / statistics.median(seconds[1:]), peak_memory()
         print(json.dumps({"speed": speed, "peak_memory": memory, "share": speed * shape.train_flops / matrix_peak(runtime)}))
@@ -292,7 +299,9 @@ def main() -> None:
     words = ["--size", given.size, "--steps", str(given.steps), "--threads", str(runtime.threads)]
     systems = {"Treadle": [*words, "--system", "treadle"]}
     if given.nanogpt:
-        systems["nanoGPT"] = [*words, "--system", "nanogpt", "--nanogpt", str(given.nanogpt)]
+        clone = ["--nanogpt", str(given.nanogpt)]
+        systems["nanoGPT"] = [*words, "--system", "nanogpt", *clone]
+        systems["nanoGPT, compiled"] = [*words, "--system", "compiled", *clone]
     systems["transformers Trainer (Qwen3)"] = [*words, "--system", "trainer"]
     results = alternate(__file__, systems, given.rounds, runtime.threads)
     from transformers import __version__ as transformers_version

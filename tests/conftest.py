@@ -112,6 +112,14 @@ def postgres(postgres_server: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers and losses are computed by torch's operations, as where there is no compiler."""
+    from treadle.core import native
+
+    monkeypatch.setattr(native, "kernels", lambda: None)
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder that takes 256 KiB: a file system of that size where we may mount one, else a limit on each file's size."""
     folder = tmp_path / "disk"

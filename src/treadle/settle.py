@@ -75,7 +75,7 @@ def _needs(project: Project, dataset: Callable[[], Artifact]) -> Callable[[bool]
         assert spec.model.trunk.transformer is not None
         dropout = spec.model.trunk.transformer.dropout
         runtime = _language_runtime(project)
-        return lambda again: language_needs(shape, dropout, runtime.precision, spec.train.copies, runtime.workers, again)
+        return lambda again: language_needs(shape, dropout, runtime, spec.train.copies, again)
     found, rows = dataset(), min(_FEW, project.resolved.batch)
     kept, follows = Kept(project.store / SETTLED), ["memory", COUNTED, torch.__version__, identity(project), found.id, rows]
     known = kept.find([*follows, spec.train.copies])
@@ -234,7 +234,7 @@ def _settle_rate(project: Project, dataset: Artifact) -> Project:
     made, batch, rule = first_round(project, dataset), project.resolved.batch, project.resolved.learning_rate
     runtime = round_runtime(project, made, train_flops(project, made))
     kept = Kept(project.store / SETTLED)
-    how = [runtime.device.type, runtime.precision, runtime.threads, runtime.workers]
+    how = [runtime.device.type, runtime.precision, runtime.threads, runtime.workers, runtime.kernels]
     follows = ["learning_rate", range_test.VERSION, *_what_trains(project, made, dataset), rule, *how]
     found = kept.find(follows)
     if found is None:

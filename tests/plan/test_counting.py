@@ -40,7 +40,9 @@ def test_parameters_are_those_of_the_model(shape: Shape) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("least", [0, 2**40])
-def test_activations_are_what_autograd_saves(shape: Shape, dropout: float, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_are_what_autograd_saves(
+    shape: Shape, dropout: float, least: int, monkeypatch: pytest.MonkeyPatch, no_kernels: None
+) -> None:
     for module in (counting, recompute):
         monkeypatch.setattr(module, "REMADE", least)
     model = make_model(shape, seed=0, dropout=dropout).train()

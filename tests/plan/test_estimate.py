@@ -149,7 +149,9 @@ def test_the_cure_for_memory_fits(folder: Path) -> None:
     assert not plan.fits
     parts = plan.cure.split("train.accumulate: ")[1].split("'")[0]
     rows, shape = 4096 // int(parts), estimate.Shape(**plan.shape)
-    memory = estimate._memory(project(folder, *given), plan.data, choose_runtime("float32", 1), shape, rows, True)
+    made = project(folder, *given)
+    runtime = choose_runtime(made.spec.train.precision, made.spec.train.threads).beside(rows, divisible=True)
+    memory = estimate._memory(made, plan.data, runtime, shape, rows, True)
     assert all(stage.total <= 450_000_000 for stage in memory.values())
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from treadle.core import machine
+from treadle.core import machine, native
 from treadle.core.errors import UserError
 from treadle.core.fp8 import Fp8
 
@@ -33,6 +33,8 @@ class Runtime:
     reason: str
     workers: int = 1
     """Parts of a batch that are computed side by side in training, each by one thread; 1: all threads work on the same part."""
+    kernels: bool = False
+    """Whether a transformer's layers are computed by kernels that were compiled for this processor."""
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -49,10 +51,13 @@ class Runtime:
 
     def beside(self, rows: int, divisible: bool) -> Runtime:
         """The same with a worker on each thread, where each then has as many of the ``rows`` that are computed at once, and what a
-        part gives follows from it alone: not from rows counted together, nor from one stream of random numbers."""
-        if self.device.type != "cpu" or self.threads == 1 or rows % self.threads or not divisible:
+        part gives follows from it alone: not from rows counted together, nor from one stream of random numbers. Such a worker takes
+        compiled kernels, where there is a compiler."""
+        if self.device.type != "cpu" or rows % self.threads or not divisible:
             return self
-        return replace(self, workers=self.threads, reason=f"{self.reason}; each computes its own rows of a batch")
+        able = self.precision in ("bf16", "float32") and native.kernels() is not None
+        reason = self.reason + "; each computes its own rows of a batch" * (self.threads > 1) + "; with compiled kernels" * able
+        return replace(self, workers=self.threads, kernels=able, reason=reason)
 
 
 def keep_freed_memory() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from treadle.spec.derive import derive
 from treadle.spec.project import ProjectSpec
-from treadle.spec.shape import REMADE, SCORES_HELD, Shape
+from treadle.spec.shape import QUERIES, REMADE, SCORES_HELD, Shape
 from treadle.spec.units import Budget, format_size
 
 PROGRAM = 370_000_000
@@ -64,17 +64,32 @@ def layer_floats(shape: Shape, dropout: float = 0.0, positions: float = math.inf
     return floats
 
 
+def fused_floats(shape: Shape, size: int) -> float:
+    """The same where compiled kernels compute the layer (``model/layers/fused.py``), in numbers of 32 bits, activations having
+    ``size`` bytes: the inputs of two norms and a scale of each (2 D + 2), and as activations projections (E + 2 K), queries, keys
+    and values of every head (3 E), attention's result (E), gate and up (2 H), and of each head the weights of all keys that a block
+    of ``QUERIES`` may see, in rows of one document."""
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    firsts = range(0, shape.context, QUERIES)
+    seen = sum((min(at + QUERIES, shape.context) - at) * min(at + QUERIES, shape.context) for at in firsts) / shape.context
+    return 2 * shape.width + 2 + (5 * query + 2 * key + 2 * shape.hidden + shape.heads * seen) * size / _FLOAT
+
+
 def _small(positions: float, width: int) -> int:
     """Numbers per token of a tensor that is made anew where it is large."""
     return width if positions * width < REMADE else 0
 
 
-def activation_floats(shape: Shape, dropout: float = 0.0, recompute: bool = False, positions: float = math.inf) -> float:
+def activation_floats(
+    shape: Shape, dropout: float = 0.0, recompute: bool = False, positions: float = math.inf, fused: int = 0
+) -> float:
     """Numbers per token that the backward pass needs of all layers, the final norm (2 D, 1 scale) and the rotation (2 for each
-    feature of a head), without the scores; ``recompute``: of each layer its input, and one layer's while it is computed again."""
-    layer = layer_floats(shape, dropout, positions)
+    feature of a head), without the scores; ``recompute``: of each layer its input, and one layer's while it is computed again.
+    ``fused``: bytes of an activation where compiled kernels compute the layers (of the final norm D, of the rotation nothing)."""
+    layer = fused_floats(shape, fused) if fused else layer_floats(shape, dropout, positions)
     layers = shape.depth * shape.width + layer if recompute else shape.depth * layer
-    return layers + 2 * shape.width + _small(positions, shape.width) + 1 + 2 * shape.head_dim
+    rest = 1 if fused else 1 + shape.width + _small(positions, shape.width) + 2 * shape.head_dim
+    return layers + shape.width + rest
 
 
 def passing_floats(shape: Shape) -> float:
@@ -85,17 +100,19 @@ def passing_floats(shape: Shape) -> float:
 
 def train_memory(
     shape: Shape, rows: int, dropout: float = 0.0, precision: str = "float32", copies: float = 2, workers: int = 1,
-    recompute: bool = False,
+    recompute: bool = False, kernels: bool = False,
 ) -> Memory:
     """Peak of a training step that computes ``rows`` sequences at once, by as many ``workers`` where the rows fall to them evenly,
     else by one: float32 weights, gradients of each worker and what the optimiser remembers of each weight (``copies`` numbers of
     32 bits; AdamW: 2), activations (of whole layers that are computed again, if ``recompute``) with those that pass through a
     layer, and of the output layer, whose scores are computed chunk by chunk, two chunks, its input and the gradient of that, and
-    the gradient of its matrix twice; and the copy of weights and optimiser that is written as a checkpoint meanwhile."""
+    the gradient of its matrix twice (``kernels``: a copy of all matrices for each worker); and the copy of weights and optimiser
+    that is written as a checkpoint meanwhile."""
     workers = workers if rows % workers == 0 else 1
     positions = rows * shape.context
     chunks = min(workers * SCORES_HELD, positions * shape.vocabulary)
-    floats = activation_floats(shape, dropout, recompute, positions / workers) + passing_floats(shape)
+    fused = 2 if precision == "bf16" else _FLOAT
+    floats = activation_floats(shape, dropout, recompute, positions / workers, fused if kernels else 0) + passing_floats(shape)
     parts = {
         "program": PROGRAM,
         "weights": _FLOAT * shape.parameters,
@@ -105,7 +122,9 @@ def train_memory(
         "activations": int(_FLOAT * positions * floats),
         "scores": 2 * _FLOAT * (chunks + (positions + workers * shape.vocabulary) * shape.width),
     }
-    if precision != "float32":
+    if kernels:
+        parts["weights in products"] = workers * fused * shape.parameters
+    elif precision != "float32":
         parts[f"weights in {precision}"] = 2 * shape.parameters
     return Memory(parts)
 

@@ -187,6 +187,7 @@ def _memory(project: Project, data: DataSize, runtime: Runtime, shape: Shape, ro
         "prepare": counting.prepare_memory(data.text),
         "train": counting.train_memory(
             shape, rows, trunk.dropout, runtime.precision, project.spec.train.copies, runtime.workers, recompute,
+            runtime.kernels,
         ),
         "evaluate": counting.score_memory(shape, ROWS, data.train),
         "compress": counting.score_memory(shape, ROWS, 0, copies=2),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from treadle.core.batch import Batch
+from treadle.core.runtime import Runtime
 from treadle.model.layers.recompute import noted
 from treadle.plan.counting import PROGRAM, divisors, train_memory
 from treadle.spec.shape import Shape
@@ -38,10 +39,11 @@ def swift_parts(batch: int, step: float, workers: int) -> int:
 
 
 def language_needs(
-    shape: Shape, dropout: float, precision: str, copies: float, workers: int = 1, recompute: bool = False
+    shape: Shape, dropout: float, runtime: Runtime, copies: float, recompute: bool = False
 ) -> Callable[[int], int]:
     """Bytes of a training step by the number of sequences computed at once, by arithmetic."""
-    return lambda rows: train_memory(shape, rows, dropout, precision, copies, workers, recompute).total
+    how = runtime.precision, copies, runtime.workers, recompute, runtime.kernels
+    return lambda rows: train_memory(shape, rows, dropout, *how).total
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def gone_on(counts: Mapping[str, Any]) -> Iterator[str]:
     runtime = counts.get("runtime") or {}
     for part in runtime.get("earlier") or ():
         threads, each = part["threads"], ", each with its own rows" if part["workers"] > 1 else ""
-        by = f"{part['device']} in {part['precision']} by {threads} thread{'s' * (threads > 1)}{each}"
+        how = ", with compiled kernels" if part.get("kernels") else ""
+        by = f"{part['device']} in {part['precision']} by {threads} thread{'s' * (threads > 1)}{each}{how}"
         yield f"from step {part['since'] + 1} computed on {by}, later on another: exact but for rounding"
 
 

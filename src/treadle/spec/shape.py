@@ -13,6 +13,10 @@ REMADE = 2**19
 smaller ones takes a small model's step longer than it saves memory that counts (docs/experiments.md)."""
 
 
+QUERIES = 64
+"""Queries of a document whose scores training computes together, against all keys up to the last of them (docs/experiments.md)."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a decoder-only transformer in the Qwen3 (``qk_norm``) or Llama layout."""

@@ -133,7 +133,7 @@ class Loop:
     def _way(self) -> dict[str, Any]:
         """On what it computes."""
         r = self.runtime
-        return {"device": r.device.type, "precision": r.precision, "threads": r.threads, "workers": r.workers}
+        return {"device": r.device.type, "precision": r.precision, "threads": r.threads, "workers": r.workers, "kernels": r.kernels}
 
     def close(self) -> None:
         """Let files and threads go."""
@@ -322,7 +322,8 @@ class Loop:
 
 def _described(runtime: Mapping[str, Any]) -> str:
     threads, each = runtime["threads"], ", each with its own rows" if runtime["workers"] > 1 else ""
-    return f"{runtime['device']} in {runtime['precision']} by {threads} thread{'s' * (threads > 1)}{each}"
+    how = ", with compiled kernels" if runtime.get("kernels") else ""
+    return f"{runtime['device']} in {runtime['precision']} by {threads} thread{'s' * (threads > 1)}{each}{how}"
 
 
 def mean_loss(model: Any, held_out: Examples, batch: int, rows: int, runtime: Runtime) -> float:

@@ -35,10 +35,10 @@ from treadle.train.profile import TRACE
 from treadle.train.rounds import Round, described
 from treadle.train.watching import WORST, Watchers
 
-VERSION = 6
+VERSION = 7
 _NO_WEIGHTS = ("checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "continue_from", "log_to", "profile", "recompute")
 """Settings that change no weight."""
-_MACHINE = ("device", "precision", "threads", "workers")
+_MACHINE = ("device", "precision", "threads", "workers", "kernels")
 """Of what a model is made of: what changes no more than the rounding."""
 
 
@@ -50,7 +50,7 @@ def model_making(project: Project, store: Store, round: Round, runtime: Runtime)
         "budget": round.budget.exact(), "learning_rate": round.learning_rate, "batch": project.resolved.batch, "seed": spec.seed,
         "objective": round.objective, "replay": None if round.may_go_on else spec.improve.replay,
         "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads,
-        "workers": runtime.workers,
+        "workers": runtime.workers, "kernels": runtime.kernels,
     }
     if round.base:
         config["continue_from"] = round.base.identity
@@ -164,7 +164,7 @@ def _run(
         "derived": [d.as_dict() for d in round.reasons],
         "runtime": {
             "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads, "workers": runtime.workers,
-            "reason": runtime.reason,
+            "kernels": runtime.kernels, "reason": runtime.reason,
             "earlier": end.computed[:-1],
         },
     }

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from treadle.core import native
+from treadle.core.native import KINDS, Kernels
 from treadle.spec.shape import SCORES_HELD
 
 
@@ -46,28 +48,28 @@ class _Chunked(torch.autograd.Function):
         db = torch.zeros_like(bias, dtype=sums_in) if learns and bias is not None else None
         total = torch.zeros((), dtype=sums_in, device=x.device)
         largest = shares.amax().clamp_min(_TINY) if dtype == torch.float16 and len(x) else None
-        rows = max(64, SCORES_HELD // len(weight))
+        run = _kernels(x, dtype) if bias is None and shares.dtype == torch.float32 else None
+        rows = max(64, SCORES_HELD // len(weight) * (4 // dtype.itemsize if run else 1))
         for first in range(0, len(x), rows):
-            part, right, share = into[first : first + rows], targets[first : first + rows, None], shares[first : first + rows, None]
-            scores = F.linear(part, matrix).to(total.dtype)
-            scores = scores + bias if bias is not None else scores
-            scores.sub_(scores.amax(1, keepdim=True))
-            hit = scores.gather(1, right)
-            sums = scores.exp_().sum(1, keepdim=True)
-            total += ((sums.log() - hit) * share).sum()
-            if dx is None or dw is None:
-                continue
-            share = share if largest is None else share / largest
-            scores.mul_(share / sums)
-            scores.scatter_add_(1, right, -share.to(scores.dtype))
-            if db is not None:
-                db += scores.sum(0)
-            back = scores.to(dtype)
-            torch.mm(back, matrix, out=dx[first : first + rows])
-            if dtype == dw.dtype:
-                dw.addmm_(back.t(), part)
+            chunk = slice(first, first + rows)
+            scores, right, share = F.linear(into[chunk], matrix), targets[chunk, None], shares[chunk, None]
+            if run:
+                surprise = torch.zeros(1, dtype=torch.float64)
+                run("surprise", dtype, *scores.shape, scores, right.contiguous(), share.contiguous(), int(learns), surprise)
+                total += surprise[0]
             else:
-                dw += back.t() @ part
+                scores = scores.to(sums_in)
+                share = share if largest is None else share / largest
+                total += _surprise(scores, bias, right, share, learns) * (1 if largest is None else largest)
+                if db is not None:
+                    db += scores.sum(0)
+            if dx is not None and dw is not None:
+                back = scores.to(dtype)
+                torch.mm(back, matrix, out=dx[chunk])
+                if dtype == dw.dtype:
+                    dw.addmm_(back.t(), into[chunk])
+                else:
+                    dw += back.t() @ into[chunk]
         ctx.save_for_backward(dx, dw, db, largest)
         ctx.dtypes = (x.dtype, weight.dtype)
         return total
@@ -78,3 +80,22 @@ class _Chunked(torch.autograd.Function):
         grad = grads[0] if largest is None else grads[0] * largest
         db = None if db is None else db.mul_(grad)
         return dx.mul_(grad).to(ctx.dtypes[0]), dw.mul_(grad).to(ctx.dtypes[1]), db, None, None, None
+
+
+def _surprise(scores: Tensor, bias: Tensor | None, right: Tensor, share: Tensor, back: bool) -> Tensor:
+    """Of scores (n, V) without their bias the sum of ``share`` (n, 1) times the surprise at ``right`` (n, 1); with ``back``, the
+    gradients of that take the scores' place."""
+    if bias is not None:
+        scores += bias
+    scores.sub_(scores.amax(1, keepdim=True))
+    hit = scores.gather(1, right)
+    sums = scores.exp_().sum(1, keepdim=True)
+    if back:
+        scores.mul_(share / sums)
+        scores.scatter_add_(1, right, -share.to(scores.dtype))
+    return ((sums.log() - hit) * share).sum()
+
+
+def _kernels(x: Tensor, dtype: torch.dtype) -> Kernels | None:
+    """What computes a chunk's softmax in one pass, in one thread; None: torch's operations do."""
+    return native.kernels() if x.device.type == "cpu" and str(dtype) in KINDS and torch.get_num_threads() == 1 else None
