@@ -93,7 +93,7 @@ def test_what_the_writer_cannot_write_is_said_at_the_next_step_or_at_the_end(
 
     with pytest.raises(WorkError, match="cannot write"):
         loop.run([Due(), seen])
-    assert seen.steps[-1].step == min(step + 1, 10)
+    assert step <= seen.steps[-1].step <= min(step + 1, 10)
     loop.close()
 
 

@@ -61,6 +61,7 @@ def test_what_has_other_sizes_or_needs_no_gradient_is_left_alone():
         assert F.linear(x, even).dtype == torch.bfloat16
 
 
+@pytest.mark.usefixtures("no_kernels")  # which a processor would take instead
 def test_the_curve_is_that_of_float32_within_a_band(tmp_path: Path):
     found = {}
     for precision in ("float32", "bf16", "fp8"):

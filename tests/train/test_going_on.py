@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Sequence
@@ -218,7 +219,8 @@ def test_interrupted_here_it_goes_on_on_a_machine_with_other_threads(
     finally:
         torch.set_num_threads(1)
     said = capsys.readouterr().err
-    assert "the first 5 steps were computed on cpu in float32 by 1 thread: the result is the same but for rounding" in said
+    words = r"the first 5 steps were computed on cpu in float32 by 1 thread(, with compiled kernels)?: the result is the same but for"
+    assert re.search(words, said)
     assert moved.id != whole.id
     earlier = moved.counts["runtime"]["earlier"]
     assert [(part["since"], part["threads"]) for part in earlier] == [(0, 1)]

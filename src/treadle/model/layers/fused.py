@@ -144,8 +144,8 @@ class _Layer(torch.autograd.Function):
         run("norm_again", kind, N, D, x, before, scale, normed)
         d_qkv, d_before = (dqkv.t() @ normed).float(), torch.zeros_like(before)
         run("norm_back", kind, N, D, dqkv @ qkv_w, x, before, scale, dx, d_before, None)
-        found = (d_before, *_split(d_qkv, H * C, K * C, K * C), d_output, d_q_norm, d_k_norm, d_after, *_split(d_both, F, F), d_down)
-        return dx.view(grads[0].shape), None, *found
+        attention = (d_before, *_split(d_qkv, H * C, K * C, K * C), d_output, d_q_norm, d_k_norm)
+        return dx.view(grads[0].shape), None, *attention, d_after, *_split(d_both, F, F), d_down
 
 
 def _joined(kind: torch.dtype, *weights: Tensor) -> Tensor:
