@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from treadle.core.machine import peak_memory
 from treadle.core.runtime import Runtime, choose_runtime
 from treadle.data.columns import Column
 from treadle.data.table import Table
+from treadle.model.flops import forward_flops
 from treadle.model.network import make_network
 from treadle.spec.model import Model
 from treadle.spec.train import Train
@@ -46,7 +49,7 @@ def by_treadle(
     model: Mapping[str, Any], layouts: Mapping[str, Mapping[str, Layout]], inputs: Mapping[str, Array],
     targets: Mapping[str, Array], batch: int, steps: int, runtime: Runtime,
 ) -> list[float]:
-    """Ends of steps of the loop as ``treadle run`` runs it, with its history, TensorBoard, clipping and decay."""
+    """Ends of steps of the loop as ``treadle run`` runs it, with its precision, history, TensorBoard, clipping and decay."""
     stamps: list[float] = []
 
     class Watch:
@@ -57,9 +60,13 @@ def by_treadle(
             pass
 
     data = [{name: Column(values) for name, values in part.items()} for part in (inputs, targets)]
+    table, network = Table("train", *data, 0), make_network(Model.model_validate(model), layouts, 0)
+    step = 3.0 * forward_flops(partial(network.eval().loss, table.batch_at(0, batch)))
+    runtime = choose_runtime("auto", runtime.threads, step)
+    print(f"{step / 1e6:.0f} MFLOP a step: {runtime.precision}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as name:
         loop = Loop(
-            make_network(Model.model_validate(model), layouts, 0), OBJECTIVES["answers"], Table("train", *data, 0),
+            network, OBJECTIVES["answers"], table,
             lambda model: 0.0, Horizon(steps, None), Train(validate_every=0.0, checkpoint_every="1 h"), batch, 1e-3, runtime,
             Path(name), "records",
         )
@@ -124,7 +131,7 @@ def compare(
         batch, systems = tasks[name]
         words = ["--steps", str(given.steps), "--threads", str(given.threads), "--task", name]
         results = alternate(script, {s: [*words, "--system", s] for s in systems}, given.rounds, given.threads, "samples/s")
-        what = f"Training, {name}, batch {batch}, float32, {given.threads} thread{'s' * (given.threads > 1)}."
+        what = f"Training, {name}, batch {batch}, the others in float32, {given.threads} thread{'s' * (given.threads > 1)}."
         packages = ["torch", *["keras"] * any("Keras" in system for system in systems)]
         print(heading(what, {package: version(package) for package in packages}))
         print(table(results, "samples/s"), "\n")

@@ -134,7 +134,7 @@ def treadle(settings: Settings, data: Path, seed: int) -> Curve:
     fixed = {"optimizer": "muon", "checkpoint_every": "1 h", "validate_every": settings.every}
     given = Train.model_validate({**fixed, **json.loads(settings.train)})
     tokens = shape.train_flops * settings.batch * settings.context
-    runtime = choose_runtime("auto", None, tokens).beside(settings.batch, divisible=True)
+    runtime = choose_runtime(given.precision, given.threads, tokens).beside(settings.batch, divisible=True)
     curve: Curve = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -276,9 +276,10 @@ def alike(settings: Settings, changed: Mapping[str, Any]) -> Settings:
 
 def _value(text: str) -> object:
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except ValueError:
         return text
+    return text if isinstance(found, dict) else found  # "train" is written as JSON
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ from treadle.core.fp8 import Fp8
 SMALL_STEP = 5e8
 """FLOPs of a training step below which a second thread is left out: on busy cores it costs many times what it can gain on quiet
 ones (docs/experiments.md)."""
+SHORT_STEP = 5e7
+"""FLOPs of a training step below which a processor takes float32: turning numbers into bf16 and back costs more than short products
+save (docs/experiments.md)."""
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 """What autocast takes; in fp8 that of all but the linear layers."""
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX
@@ -107,11 +110,13 @@ def choose_precision(given: str, device: torch.device) -> tuple[str, str]:
 
 
 def choose_runtime(precision: str = "auto", threads: int | None = None, step: float = float("inf")) -> Runtime:
-    """A GPU where there is one, else the CPU; bf16, or fp16, where it is native; a thread per core, or one where a ``step`` of so
-    many FLOPs is small: on busy cores its threads would wait for one another many times longer than they work. Sets torch's
-    thread count as a side effect."""
+    """A GPU where there is one, else the CPU; bf16, or fp16, where it is native and a ``step`` of so many FLOPs long enough; a
+    thread per core, or one where a step is small: on busy cores its threads would wait for one another many times longer than they
+    work. Sets torch's thread count as a side effect."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen, reason = choose_precision(precision, device)
+    if precision == "auto" and chosen == "bf16" and device.type == "cpu" and step < SHORT_STEP:
+        chosen, reason = "float32", f"a step of {step / 1e6:.2g} MFLOP is too short for bf16"
     count = threads or machine.threads()
     if threads is None and count > 1 and step < SMALL_STEP:
         count, reason = 1, f"{reason}; a step of {step / 1e6:.2g} MFLOP is too short to share"
