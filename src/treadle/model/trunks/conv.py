@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from treadle.core.errors import UserError
 from treadle.model.layers.activation import ACTIVATIONS
+from treadle.model.layers.halving import HalvedRelu
 from treadle.model.layers.signal import Form, Signal, single
 from treadle.spec.trunks import Conv
 
-_RISING = ("relu", "sigmoid", "tanh")
+_RISING = ("sigmoid", "tanh")
 
 
 class Plain(nn.Sequential):
@@ -27,7 +28,9 @@ class Plain(nn.Sequential):
         if norm:
             layers.append(nn.BatchNorm2d(after))
         last: list[nn.Module] = [ACTIVATIONS[settings.activation]()]
-        if halve:
+        if halve and settings.activation == "relu":
+            last = [HalvedRelu()]
+        elif halve:
             last.insert(0 if settings.activation in _RISING else 1, nn.MaxPool2d(2))
         super().__init__(*layers, *last)
 
