@@ -1,4 +1,4 @@
-"""The largest of each 2 x 2 pixels, and ReLU: what a convolution net does between two stages. B pictures, C channels, H x W pixels."""
+"""The largest of each 2 x 2 pixels, and ReLU: what stands between two stages of convolutions. B pictures, C channels, H x W pixels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from treadle.core.native import KINDS
 
 class HalvedRelu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H / 2, W / 2), rounded down: torch's values and gradients, bit for bit, in training on one thread by
-        a compiled kernel that takes each number once."""
+        """(B, C, H, W) -> (B, C, H / 2, W / 2), rounded down: torch's values and gradients, bit for bit, in training on one thread
+        by a compiled kernel that takes each number once."""
         last = x.is_contiguous(memory_format=torch.channels_last) and x.shape[1] > 1
         able = x.requires_grad and last and x.device.type == "cpu" and str(x.dtype) in KINDS and torch.get_num_threads() == 1
         if able and native.kernels():
