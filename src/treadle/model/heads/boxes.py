@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from treadle.core.errors import UserError
 from treadle.core.layout import Layout
 from treadle.model.layers.assignment import assign
+from treadle.model.layers.attend import attend
 from treadle.model.layers.boxes import cells, generalized_iou, waves
 from treadle.model.layers.signal import Form, Signal
 
@@ -51,7 +52,7 @@ class Look(nn.Module):
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project, x in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
         )
-        out: Tensor = self.o_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        out: Tensor = self.o_proj(attend(q, k, v).transpose(1, 2).flatten(2))
         return out
 
 

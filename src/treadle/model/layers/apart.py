@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from treadle.model.layers.attend import attend
 
 Groups = Sequence[tuple[int, int]]
 """Documents that stand one behind the other, all of a length together: how many, and of how many tokens each."""
@@ -30,12 +31,12 @@ def by_length(places: Tensor) -> tuple[Tensor, Groups]:
     return order, list(zip(counts[sizes].tolist(), sizes.tolist(), strict=True))
 
 
-def attend_apart(q: Tensor, k: Tensor, v: Tensor, groups: Groups, gqa: bool, dropout: float) -> list[Tensor]:
+def attend_apart(q: Tensor, k: Tensor, v: Tensor, groups: Groups, dropout: float) -> list[Tensor]:
     """q (1, H, N, C), k and v (1, K, N, C) -> of each group (its tokens, H C)"""
     sizes = [count * length for count, length in groups]
     found = []
     for group, *parts in zip(groups, *(torch.split(x[0], sizes, 1) for x in (q, k, v)), strict=True):
         one, two, three = (part.unflatten(1, group).transpose(0, 1) for part in parts)  # (count, H or K, length, C)
-        y = F.scaled_dot_product_attention(one, two, three, is_causal=group[1] > 1, enable_gqa=gqa, dropout_p=dropout)
+        y = attend(one, two, three, None, group[1] > 1, dropout)
         found.append(y.transpose(1, 2).flatten(2).flatten(0, 1))
     return found

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from treadle.model.layers.apart import Groups, attend_apart
+from treadle.model.layers.attend import attend
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.recompute import remade
 from treadle.model.layers.rope import rotate
@@ -75,9 +75,8 @@ class Attention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, look: Tensor | None, causal: bool, apart: Groups | None) -> list[Tensor]:
         """(B, T, H C), or of each group of documents (its tokens, H C)"""
-        gqa, dropout = self.heads != self.kv_heads, self.dropout if self.training else 0.0
+        dropout = self.dropout if self.training else 0.0
         if apart is not None:
-            return attend_apart(q, k, v, apart, gqa, dropout)
-        causal = causal and look is None and q.shape[2] > 1
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=look, is_causal=causal, enable_gqa=gqa, dropout_p=dropout)
+            return attend_apart(q, k, v, apart, dropout)
+        y = attend(q, k, v, look, causal and look is None and q.shape[2] > 1, dropout)
         return [y.transpose(1, 2).flatten(2)]

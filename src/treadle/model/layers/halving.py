@@ -1,4 +1,7 @@
-"""The largest of each 2 x 2 pixels, and ReLU: what stands between two stages of convolutions. B pictures, C channels, H x W pixels."""
+"""The largest of each 2 x 2 pixels, and ReLU: what stands between two stages of convolutions.
+
+B pictures, C channels, H x W pixels.
+"""
 
 from __future__ import annotations
 

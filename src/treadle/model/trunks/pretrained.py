@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from treadle.model.layers.attend import attend
 from treadle.model.layers.signal import Form, Signal
 from treadle.spec.encoder import EncoderShape
 
@@ -24,7 +25,7 @@ class SelfAttention(nn.Module):
         """(B, T, D); ``look`` (B, 1, 1, T) or None -> (B, T, D)"""
         B, T, D = x.shape
         q, k, v = (part(x).view(B, T, self.heads, D // self.heads).transpose(1, 2) for part in (self.query, self.key, self.value))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=look, dropout_p=self.dropout if self.training else 0.0)
+        y = attend(q, k, v, look, dropout=self.dropout if self.training else 0.0)
         return y.transpose(1, 2).reshape(B, T, D)  # from (B, H, T, C)
 
 
