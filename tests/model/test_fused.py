@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given
@@ -50,7 +51,7 @@ def errors(shape: Shape, batch: Batch, kind: torch.dtype) -> tuple[float, float]
     exact = gradients(make_model(shape, 0).double(), batch, torch.float64)
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "_attend", lambda *given, old=fused._attend: calls.append(1) or old(*given))
+        patch.setattr(fused, "attend", lambda *given, old=fused.attend: calls.append(1) or old(*given))
         ours = gradients(make_model(shape, 0), batch, kind)
         assert len(calls) == shape.depth
         patch.setattr(native, "kernels", lambda: None)
@@ -59,26 +60,38 @@ def errors(shape: Shape, batch: Batch, kind: torch.dtype) -> tuple[float, float]
     return float((ours - exact).norm() / exact.norm()), float((theirs - exact).norm() / exact.norm())
 
 
+@pytest.fixture(params=["kernel", "products"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How attention is computed: the kernel is there on some processors alone."""
+    run = native.kernels()
+    if request.param == "products":
+        monkeypatch.setattr(native.Kernels, "attends", lambda *given: False)
+    elif run is None or not run.attends(torch.bfloat16, 16):
+        pytest.skip("needs a processor with AVX-512 BF16")
+    return request.param
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradients_are_those_of_float64(shape: Shape, kind: torch.dtype):
+def test_gradients_are_those_of_float64(shape: Shape, kind: torch.dtype, way: str):
     ours, theirs = errors(shape, batch_of(shape), kind)
     assert ours < (1e-6 if kind == torch.float32 else 1.15 * theirs)
     assert ours < 0.05
 
 
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=40), st.sampled_from([torch.float32, torch.bfloat16]))
-def test_documents_apart_of_any_lengths(lengths: list[int], kind: torch.dtype):
+def test_documents_apart_of_any_lengths(way: str, lengths: list[int], kind: torch.dtype):
     places = torch.cat([torch.arange(length) for length in (*lengths, 450)])[: 3 * LONG.context].view(3, LONG.context).clone()
     for row in places:  # each begins with a document
         row -= row[0] * (torch.arange(LONG.context) < int((row == 0).nonzero()[0]) if bool((row == 0).any()) else 1)
-    ours, theirs = errors(replace(LONG, depth=1), batch_of(LONG, places), kind)
+    ours, theirs = errors(replace(LONG, depth=1, head_dim=16), batch_of(LONG, places), kind)
     assert ours < (1e-6 if kind == torch.float32 else 1.15 * theirs)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_what_is_kept_is_what_is_counted(kind: torch.dtype):
-    for shape in (SHAPE, LONG, replace(LONG, qk_norm=False)):
+def test_what_is_kept_is_what_is_counted(kind: torch.dtype, way: str):
+    for shape in (SHAPE, LONG, replace(LONG, qk_norm=False), replace(LONG, head_dim=16)):
         model, saved = make_model(shape, 0).train(), {}
         fixed = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
 

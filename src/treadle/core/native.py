@@ -27,6 +27,7 @@ _SUFFIX = {"torch.bfloat16": "bf16", "torch.float32": "float32"}
 KINDS = frozenset(_SUFFIX)
 """Names of the types of numbers that activations may have."""
 _SECONDS = 300.0
+_VECTOR = 16  # numbers
 _lock = threading.Lock()
 
 
@@ -46,6 +47,11 @@ class Kernels:
     def __call__(self, name: str, kind: object, *given: Array | int | float | None) -> None:
         """Call ``name`` for activations of ``kind``, a torch.dtype. Other threads go on meanwhile."""
         getattr(self._library, f"{name}_{_SUFFIX[str(kind)]}")(*map(_plain, given))
+
+
+    def attends(self, kind: object, features: int) -> bool:
+        """Whether attention in ``kind`` with so many ``features`` a head is among them on this processor."""
+        return features % _VECTOR == 0 and hasattr(self._library, f"attention_{_SUFFIX[str(kind)]}")
 
 
 def _plain(given: Array | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:

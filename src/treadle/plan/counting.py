@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from treadle.core import native
 from treadle.spec.derive import derive
 from treadle.spec.project import ProjectSpec
 from treadle.spec.shape import QUERIES, REMADE, SCORES_HELD, Shape
@@ -68,8 +69,11 @@ def fused_floats(shape: Shape, size: int) -> float:
     """The same where compiled kernels compute the layer (``model/layers/fused.py``), in numbers of 32 bits, activations having
     ``size`` bytes: the inputs of two norms and a scale of each (2 D + 2), and as activations projections (E + 2 K), queries, keys
     and values of every head (3 E), attention's result (E), gate and up (2 H), and of each head the weights of all keys that a block
-    of ``QUERIES`` may see, in rows of one document."""
+    of ``QUERIES`` may see, in rows of one document, or where a kernel computes attention one number of 32 bits."""
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    run = native.kernels()
+    if run and run.attends("torch.bfloat16" if size == 2 else "torch.float32", shape.head_dim):
+        return 2 * shape.width + 2 + (5 * query + 2 * key + 2 * shape.hidden) * size / _FLOAT + shape.heads
     firsts = range(0, shape.context, QUERIES)
     seen = sum((min(at + QUERIES, shape.context) - at) * min(at + QUERIES, shape.context) for at in firsts) / shape.context
     return 2 * shape.width + 2 + (5 * query + 2 * key + 2 * shape.hidden + shape.heads * seen) * size / _FLOAT

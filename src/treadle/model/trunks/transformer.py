@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from treadle.model.layers.apart import Groups
 from treadle.model.layers.attention import Attention, LayerCache
-from treadle.model.layers.fused import Fusion, fused_layer, fused_norm, fusion
+from treadle.model.layers.fused import fused_layer, fused_norm
+from treadle.model.layers.fusion import Fusion, fusion
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.recompute import recomputed, remade
 from treadle.model.layers.rope import rope_table
