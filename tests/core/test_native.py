@@ -54,6 +54,7 @@ def test_kernels_are_compiled_once(tmp_path: Path):
     assert "compiled the kernels for this processor" in said
     made = list((tmp_path / "treadle").iterdir())
     assert [path.suffix for path in made] == [".so"]
+    assert (tmp_path / "treadle").stat().st_mode & 0o077 == 0
     assert use(tmp_path) == (lines, "")
     made[0].write_bytes(b"damaged")
     again, said = use(tmp_path)
@@ -66,7 +67,7 @@ def test_what_stands_in_for_kernels_is_said(tmp_path: Path):
     assert lines == ["True"]
     assert said.count("no C compiler") == 1
     broken = tmp_path / "cc"
-    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "no such instruction" >&2; exit 1\n')
+    broken.write_text('#!/bin/sh\n[ "$3" = -dM ] && exit 0\necho "no such instruction" >&2; exit 1\n')
     broken.chmod(0o755)
     lines, said = use(tmp_path / "cache", CC=str(broken))
     assert lines == ["True"]

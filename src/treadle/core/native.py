@@ -104,16 +104,18 @@ def cache_folder() -> Path:
 
 
 def _library(command: list[str]) -> Path:
-    """That of these sources, this compiler and this processor, be it there or not."""
-    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
+    """That of these sources, this compiler and this processor, be it there or not: its name follows from all that the compiler
+    knows of itself and of the processor's instructions, which processors of one name do not always share."""
+    words = [*command, *_FLAGS[:2], "-dM", "-E", "-x", "c", os.devnull]
+    macros = subprocess.run(words, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
     sources = [path.name + path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir())]
-    known = "\0".join([processor(), version, *command, *_FLAGS, *sources])
+    known = "\0".join([processor(), macros, *command, *_FLAGS, *sources])
     return cache_folder() / f"kernels-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
 
 
 def _compile(command: list[str], library: Path) -> None:
     start = time.perf_counter()
-    library.parent.mkdir(parents=True, exist_ok=True)
+    library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies in it is run
     with tempfile.TemporaryDirectory(dir=library.parent) as draft:
         made = Path(draft) / library.name
         files = [str(path) for path in SOURCES.glob("*.c")]

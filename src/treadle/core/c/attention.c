@@ -7,7 +7,6 @@
 
 #ifdef __AVX512BF16__
 #include <immintrin.h>
-#include <stdlib.h>
 
 #define INLINE static inline __attribute__((always_inline))
 #define ROWS 32  // queries, or on the way back keys, that are computed together

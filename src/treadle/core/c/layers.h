@@ -200,12 +200,13 @@ void NAME(part)(int64_t count, int64_t length, int64_t H, int64_t C, const REAL 
 // Scores (M, rows, seen) of the queries first, first + 1, ... of a document against its first `seen` keys -> weights (M, rows, seen):
 // the softmax of factor x score over the keys up to the query's own place, 0 beyond.
 void NAME(softmax)(int64_t M, int64_t rows, int64_t seen, int64_t first, float factor, const float *scores, REAL *weights) {
+    float *e = malloc(seen * sizeof(float));
     for (int64_t m = 0; m < M; m++)
         for (int64_t i = 0; i < rows; i++) {
             const float *s = scores + (m * rows + i) * seen;
             REAL *w = weights + (m * rows + i) * seen;
             const int64_t known = first + i + 1;
-            float most = s[0], sum = 0, e[seen];
+            float most = s[0], sum = 0;
 #pragma omp simd reduction(max : most)
             for (int64_t j = 0; j < known; j++) most = s[j] > most ? s[j] : most;
 #pragma omp simd reduction(+ : sum)
@@ -215,6 +216,7 @@ void NAME(softmax)(int64_t M, int64_t rows, int64_t seen, int64_t first, float f
             for (int64_t j = 0; j < known; j++) w[j] = TO(e[j] * share);
             memset(w + known, 0, (seen - known) * sizeof(REAL));
         }
+    free(e);
 }
 
 // Its way back, in place: grads (M, rows, seen) of the weights -> of the scores.
@@ -264,7 +266,7 @@ void NAME(swiglu_back)(int64_t N, int64_t F, REAL *dproduct, const REAL *both, R
 // Scores (N, V) of a vocabulary and the right entry of each row -> added up in `total`: shares times the surprise in nats; in place of the
 // scores (unless `back` is 0) the gradients of that.
 void NAME(surprise)(int64_t N, int64_t V, REAL *scores, const int64_t *right, const float *shares, int64_t back, double *total) {
-    float e[V];
+    float *e = malloc(V * sizeof(float));
     for (int64_t i = 0; i < N; i++) {
         REAL *s = scores + i * V;
         float most = OF(s[0]), sum = 0;
@@ -279,4 +281,5 @@ void NAME(surprise)(int64_t N, int64_t V, REAL *scores, const int64_t *right, co
 #pragma omp simd
         for (int64_t j = 0; j < V; j++) s[j] = TO(e[j] * factor);
     }
+    free(e);
 }

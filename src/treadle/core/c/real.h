@@ -2,6 +2,7 @@
 // arithmetic makes it).
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef uint16_t bf16;

@@ -21,7 +21,6 @@ MOST_FEATURES = 256
 """Of a head: the kernels' MOST."""
 
 
-
 @dataclass(frozen=True)
 class Fusion:
     """What all layers of one pass have in common."""
