@@ -51,7 +51,7 @@ def errors(shape: Shape, batch: Batch, kind: torch.dtype) -> tuple[float, float]
     exact = gradients(make_model(shape, 0).double(), batch, torch.float64)
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "attend", lambda *given, old=fused.attend: calls.append(1) or old(*given))
+        patch.setattr(fused, "fused_attend", lambda *given, old=fused.fused_attend: calls.append(1) or old(*given))
         ours = gradients(make_model(shape, 0), batch, kind)
         assert len(calls) == shape.depth
         patch.setattr(native, "kernels", lambda: None)

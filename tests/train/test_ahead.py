@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from treadle.core.batch import Batch
+from treadle.data.loader import Examples, Numbers
 from treadle.train import ahead
 from treadle.train.ahead import Ahead
 
@@ -64,3 +65,39 @@ def test_what_drawing_raises_is_raised_when_its_turn_comes():
     with pytest.raises(ValueError, match="cannot be read"):
         batches.batch_at(5, 4)
     batches.close()
+
+
+class Rows(Examples):
+    """Examples that are their own numbers."""
+
+    alike = True
+
+    def __init__(self, width: int = 1) -> None:
+        self.width, self.calls = width, 0
+
+    def rows(self, numbers: Numbers) -> Batch:
+        self.calls += 1
+        return Batch({"x": torch.from_numpy(numbers)[:, None].expand(-1, self.width)}, {})
+
+
+@pytest.mark.parametrize("order", [
+    list(range(40)), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 30, 31, 32, 33], [*range(12), 3, 4, 5, 9, 10], [7] * 5,
+], ids=["on", "skipped", "back", "again"])
+def test_quick_ones_that_are_alike_are_drawn_together(order: list[int]):
+    source = Rows()
+    batches = Ahead(source)
+    for step in order:
+        assert batches.batch_at(step, 4).inputs["x"][:, 0].tolist() == list(range(4 * step, 4 * step + 4))
+    assert len(batches.drawn) < ahead._TOGETHER
+    batches.close()
+    if order == list(range(40)):
+        assert source.calls == 8 + 4
+
+
+def test_large_ones_are_drawn_one_by_one():
+    source = Rows(ahead._MOST // 4)
+    batches = Ahead(source)
+    for step in range(20):
+        batches.batch_at(step, 4)
+    batches.close()
+    assert source.calls == 20

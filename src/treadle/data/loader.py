@@ -51,6 +51,11 @@ class Examples(ABC):
         return self.rows(np.arange(step * batch, (step + 1) * batch, dtype=np.int64))
 
     @property
+    def alike(self) -> bool:
+        """Whether several batches that are drawn as one are those that are drawn one by one: no example is filled up."""
+        return False
+
+    @property
     def unit(self) -> str:
         """What they are counted in."""
         return "tokens" if self.context else "records"

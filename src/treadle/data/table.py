@@ -50,6 +50,10 @@ class Table(Examples):
             {name: load_column(folder, part, f"heads.{name}") for name in targets}, seed, augment, shuffle, moves,
         )
 
+    @property
+    def alike(self) -> bool:
+        return all(column.starts is None for columns in (self.inputs, self.targets) for column in columns.values())
+
     def whole(self) -> Batch:
         """All records in order, as one batch."""
         return self.at(np.arange(self.records, dtype=np.int64))

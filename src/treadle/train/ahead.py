@@ -1,4 +1,4 @@
-"""Batches drawn ahead: the next one while the one before is computed."""
+"""Batches drawn ahead: the next one while the one before is computed, or several at once where each is quick to draw."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from typing import Protocol
 import torch
 
 from treadle.core.batch import Batch
+from treadle.data.loader import Examples
 
 _WORTH = 1e-3
 """Seconds of drawing from which on a thread is worth its hand-over."""
 _TRIED = 3
+
+
+_TOGETHER = 8
+_MOST = 2**22
+"""Numbers in batches that are drawn together, at most."""
 
 
 class Batches(Protocol):
@@ -22,17 +28,22 @@ class Batches(Protocol):
 
 
 class Ahead:
-    """The batches of ``source``, from a thread once the quickest of the first few took over ``_WORTH``. Since a batch follows
-    from its step alone, nothing depends on when it is drawn."""
+    """The batches of ``source``, from a thread once the quickest of the first few took over ``_WORTH``, else where they are
+    ``alike`` several at once: the calls for a small one take longer than its numbers. Since a batch follows from its step alone,
+    nothing depends on when it is drawn."""
 
     def __init__(self, source: Batches) -> None:
         self.source = source
+        self.alike = isinstance(source, Examples) and source.alike
+        self.drawn: dict[tuple[int, int], Batch] = {}
         self.pool = ThreadPoolExecutor(1, "batches", lambda: torch.set_num_threads(1))
         self.tried: list[float] = []
         self.waiting: tuple[tuple[int, int], Future[Batch]] | None = None
 
     def batch_at(self, step: int, batch: int) -> Batch:
         """Step ``step`` of ``batch`` examples. What drawing raises is raised here."""
+        if found := self.drawn.pop((step, batch), None):
+            return found
         waiting, self.waiting = self.waiting, None
         if waiting and waiting[0] == (step, batch):
             found = waiting[1].result()
@@ -41,9 +52,21 @@ class Ahead:
             found = self.source.batch_at(step, batch)
             if len(self.tried) < _TRIED:
                 self.tried.append(time.perf_counter() - start)
-        if len(self.tried) >= _TRIED and min(self.tried) > _WORTH:
+        if len(self.tried) < _TRIED:
+            return found
+        if min(self.tried) <= _WORTH:
+            self._draw(step + 1, batch, found)
+        else:
             self.waiting = (step + 1, batch), self.pool.submit(self.source.batch_at, step + 1, batch)
         return found
+
+    def _draw(self, step: int, batch: int, one: Batch) -> None:
+        """Those from ``step`` on, if it is one from which they are drawn together, each as large as ``one``."""
+        numbers = sum(tensor.numel() for part in one.parts for tensor in part.values())
+        if step % _TOGETHER or not self.alike or numbers * _TOGETHER > _MOST:
+            return
+        parts = self.source.batch_at(step // _TOGETHER, batch * _TOGETHER).split(_TOGETHER)
+        self.drawn = {(step + place, batch): part for place, part in enumerate(parts)}
 
     def close(self) -> None:
         """Let the thread go."""

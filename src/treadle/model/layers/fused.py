@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from treadle.model.layers.fused_attention import attend, attend_back
+from treadle.model.layers.fused_attention import fused_attend, fused_attend_back
 from treadle.model.layers.fusion import Fusion
 
 
@@ -58,7 +58,7 @@ class _Layer(torch.autograd.Function):
         run("norm", kind, N, D, x, None, before, eps, None, normed, scale)
         qkv_w, o_w, both_w, down_w = _joined(kind, q_proj, k_proj, v_proj), o_proj.to(kind), _joined(kind, gate, up), down.to(kind)
         qkv = normed @ qkv_w.t()
-        attended, kept = attend(common, qkv, q_norm, k_norm)
+        attended, kept = fused_attend(common, qkv, q_norm, k_norm)
         middle, normed, scale2 = torch.empty_like(x), common.empty(N, D), torch.empty(N)
         run("norm", kind, N, D, x, attended @ o_w.t(), after, eps, middle, normed, scale2)
         both, product = normed @ both_w.t(), common.empty(N, F)
@@ -88,7 +88,7 @@ class _Layer(torch.autograd.Function):
         low = common.empty(N, D)
         run("norm_back", kind, N, D, dboth @ both_w, middle, after, scale2, dx, d_after, low)
         d_output = (low.t() @ attended).float()
-        dqkv, d_q_norm, d_k_norm = attend_back(common, low @ o_w, attended, qkv, q_norm, k_norm, kept)
+        dqkv, d_q_norm, d_k_norm = fused_attend_back(common, low @ o_w, attended, qkv, q_norm, k_norm, kept)
         run("norm_again", kind, N, D, x, before, scale, normed)
         d_qkv, d_before = (dqkv.t() @ normed).float(), torch.zeros_like(before)
         run("norm_back", kind, N, D, dqkv @ qkv_w, x, before, scale, dx, d_before, None)

@@ -18,7 +18,7 @@ Norm = Tensor | None
 """Weights (C,) of the norm of queries or keys."""
 
 
-def attend(common: Fusion, qkv: Tensor, q_norm: Norm, k_norm: Norm) -> tuple[Tensor, list[Tensor]]:
+def fused_attend(common: Fusion, qkv: Tensor, q_norm: Norm, k_norm: Norm) -> tuple[Tensor, list[Tensor]]:
     """Projections (N, (H + 2 K) C) -> attended (N, H C), and what the way back needs: turned queries, keys and values of all heads,
     and each group's logarithms of sums or its blocks' weights. Scores are float32."""
     run, kind, (H, _, C), N = common.run, common.kind, common.heads, len(qkv)
@@ -41,7 +41,7 @@ def attend(common: Fusion, qkv: Tensor, q_norm: Norm, k_norm: Norm) -> tuple[Ten
     return found, kept
 
 
-def attend_back(
+def fused_attend_back(
     common: Fusion, grads: Tensor, attended: Tensor, qkv: Tensor, q_norm: Norm, k_norm: Norm, kept: list[Tensor]
 ) -> tuple[Tensor, Norm, Norm]:
     """grads (N, H C) -> those of the projections, and of the norms of queries and keys."""
