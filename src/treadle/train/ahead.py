@@ -35,6 +35,7 @@ class Ahead:
     def __init__(self, source: Batches) -> None:
         self.source = source
         self.alike = isinstance(source, Examples) and source.alike
+        self.together = False
         self.drawn: dict[tuple[int, int], Batch] = {}
         self.pool = ThreadPoolExecutor(1, "batches", lambda: torch.set_num_threads(1))
         self.tried: list[float] = []
@@ -42,31 +43,25 @@ class Ahead:
 
     def batch_at(self, step: int, batch: int) -> Batch:
         """Step ``step`` of ``batch`` examples. What drawing raises is raised here."""
-        if found := self.drawn.pop((step, batch), None):
-            return found
         waiting, self.waiting = self.waiting, None
         if waiting and waiting[0] == (step, batch):
             found = waiting[1].result()
+        elif (step, batch) in self.drawn:
+            return self.drawn.pop((step, batch))
+        elif self.together and step % _TOGETHER == 0:
+            parts = self.source.batch_at(step // _TOGETHER, batch * _TOGETHER).split(_TOGETHER)
+            self.drawn = {(step + place, batch): part for place, part in enumerate(parts)}
+            return self.drawn.pop((step, batch))
         else:
             start = time.perf_counter()
             found = self.source.batch_at(step, batch)
             if len(self.tried) < _TRIED:
                 self.tried.append(time.perf_counter() - start)
-        if len(self.tried) < _TRIED:
-            return found
-        if min(self.tried) <= _WORTH:
-            self._draw(step + 1, batch, found)
-        else:
+                numbers = sum(tensor.numel() for part in found.parts for tensor in part.values())
+                self.together = self.alike and min(self.tried) <= _WORTH and numbers * _TOGETHER <= _MOST
+        if len(self.tried) >= _TRIED and min(self.tried) > _WORTH:
             self.waiting = (step + 1, batch), self.pool.submit(self.source.batch_at, step + 1, batch)
         return found
-
-    def _draw(self, step: int, batch: int, one: Batch) -> None:
-        """Those from ``step`` on, if it is one from which they are drawn together, each as large as ``one``."""
-        numbers = sum(tensor.numel() for part in one.parts for tensor in part.values())
-        if step % _TOGETHER or not self.alike or numbers * _TOGETHER > _MOST:
-            return
-        parts = self.source.batch_at(step // _TOGETHER, batch * _TOGETHER).split(_TOGETHER)
-        self.drawn = {(step + place, batch): part for place, part in enumerate(parts)}
 
     def close(self) -> None:
         """Let the thread go."""
