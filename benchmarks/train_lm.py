@@ -7,8 +7,7 @@ All have the same shape (12M: 6 layers of 384 features, 6 heads, context 256, ba
 640 features, context 512, batch 16, a vocabulary of 8,192), no dropout, AdamW with clipping at 1.0, the same number of threads and
 the same precision (bf16 where the processor has it). Each is measured in a process of its own, in turn; a figure is the median of
 its steps after the first. nanoGPT is measured where ``--nanogpt`` names a clone of it, as it is and compiled: its ``model.py`` is
-imported from there.
-Treadle's loop runs whole, with history and clipping, as ``treadle run`` runs it.
+imported from there. Treadle's loop runs whole, with history and clipping, as ``treadle run`` runs it.
 
 ``--documents`` trains the 12M shape on real texts of mixed length instead, each apart from the others, with a context of 512:
 Treadle in full rows, the Trainer with a document in each row, filled up to the longest of the batch, in random order and once more

@@ -234,8 +234,7 @@ def _settle_rate(project: Project, dataset: Artifact) -> Project:
     made, batch, rule = first_round(project, dataset), project.resolved.batch, project.resolved.learning_rate
     runtime = round_runtime(project, made, train_flops(project, made))
     kept = Kept(project.store / SETTLED)
-    how = [runtime.device.type, runtime.precision, runtime.threads, runtime.workers, runtime.kernels]
-    follows = ["learning_rate", range_test.VERSION, *_what_trains(project, made, dataset), rule, *how]
+    follows = ["learning_rate", range_test.VERSION, *_what_trains(project, made, dataset), rule, *runtime.way.values()]
     found = kept.find(follows)
     if found is None:
         test = range_test.range_test(

@@ -1,4 +1,4 @@
-"""A transformer by compiled kernels: its loss and gradients are those of torch's operations, and nearer to float64."""
+"""A transformer by compiled kernels: its loss and gradients are as near to float64 as those of torch's operations."""
 
 from __future__ import annotations
 

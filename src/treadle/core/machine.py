@@ -6,8 +6,10 @@ import math
 import os
 import platform
 import resource
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -79,6 +81,13 @@ def process_lives(number: int, since: float) -> bool:
         return abs(process.create_time() - since) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def way_in_words(way: Mapping[str, Any]) -> str:
+    """How a training was computed (``core/runtime.py``, ``Runtime.way``), as a manifest has it."""
+    threads, each = way["threads"], ", each with its own rows" if way["workers"] > 1 else ""
+    how = ", with compiled kernels" if way.get("kernels") else ""
+    return f"{way['device']} in {way['precision']} by {threads} thread{'s' * (threads > 1)}{each}{how}"
 
 
 def environment() -> dict[str, str]:

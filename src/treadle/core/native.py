@@ -1,6 +1,6 @@
 """Kernels in C, compiled once for this processor by its own compiler and kept; where there is none, torch's operations do the work.
 
-Imports no torch, so that a plan can ask whether there is a compiler.
+Imports no torch, so that a plan's arithmetic can ask what there is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Protocol
 from treadle.core.machine import processor
 from treadle.core.progress import say
 
-SOURCES = Path(__file__).parent / "c"
+_SOURCES = Path(__file__).parent / "c"
 _FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _SUFFIX = {"torch.bfloat16": "bf16", "torch.float32": "float32"}
 KINDS = frozenset(_SUFFIX)
@@ -47,7 +47,6 @@ class Kernels:
     def __call__(self, name: str, kind: object, *given: Array | int | float | None) -> None:
         """Call ``name`` for activations of ``kind``, a torch.dtype. Other threads go on meanwhile."""
         getattr(self._library, f"{name}_{_SUFFIX[str(kind)]}")(*map(_plain, given))
-
 
     def attends(self, kind: object, features: int) -> bool:
         """Whether attention in ``kind`` with so many ``features`` a head is among them on this processor."""
@@ -108,7 +107,7 @@ def _library(command: list[str]) -> Path:
     knows of itself and of the processor's instructions, which processors of one name do not always share."""
     words = [*command, *_FLAGS[:2], "-dM", "-E", "-x", "c", os.devnull]
     macros = subprocess.run(words, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
-    sources = [path.name + path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir())]
+    sources = [path.name + path.read_text(encoding="utf-8") for path in sorted(_SOURCES.iterdir())]
     known = "\0".join([processor(), macros, *command, *_FLAGS, *sources])
     return cache_folder() / f"kernels-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
 
@@ -118,7 +117,7 @@ def _compile(command: list[str], library: Path) -> None:
     library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies in it is run
     with tempfile.TemporaryDirectory(dir=library.parent) as draft:
         made = Path(draft) / library.name
-        files = [str(path) for path in SOURCES.glob("*.c")]
+        files = [str(path) for path in _SOURCES.glob("*.c")]
         words = [*command, *_FLAGS, "-o", str(made), *files, "-lm"]
         subprocess.run(words, capture_output=True, text=True, check=True, timeout=_SECONDS)
         with made.open("rb") as written:

@@ -26,6 +26,10 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX
 
 
+WAY = ("device", "precision", "threads", "workers", "kernels")
+"""Of a runtime: what a training's rounding and time follow from."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """``precision`` is that of matrix products in training; weights and sums are float32."""
@@ -38,6 +42,11 @@ class Runtime:
     """Parts of a batch that are computed side by side in training, each by one thread; 1: all threads work on the same part."""
     kernels: bool = False
     """Whether a transformer's layers are computed by kernels that were compiled for this processor."""
+
+    @property
+    def way(self) -> dict[str, str | int | bool]:
+        """``WAY`` as plain values, in that order."""
+        return {name: self.device.type if name == "device" else getattr(self, name) for name in WAY}
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:

@@ -85,9 +85,8 @@ def calibrate(project: Project, runtime: Runtime, folder: Path) -> Calibration:
     trunk = spec.model.trunk.transformer
     assert trunk is not None
     identity = [
-        VERSION, processor(), cores(), torch.__version__, runtime.device.type, runtime.precision, runtime.threads, runtime.workers,
-        runtime.kernels, shape.as_dict(), batch, spec.train.parts, trunk.dropout, spec.train.optimizer.model_dump(mode="json"),
-        bool(spec.train.recompute),
+        VERSION, processor(), cores(), torch.__version__, *runtime.way.values(), shape.as_dict(), batch, spec.train.parts,
+        trunk.dropout, spec.train.optimizer.model_dump(mode="json"), bool(spec.train.recompute),
     ]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     entries = _read(folder / _FILE)

@@ -71,12 +71,12 @@ def fused_floats(shape: Shape, size: int) -> float:
     and values of every head (3 E), attention's result (E), gate and up (2 H), and of each head the weights of all keys that a block
     of ``QUERIES`` may see, in rows of one document, or where a kernel computes attention one number of 32 bits."""
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    run = native.kernels()
+    always, run = 2 * shape.width + 2 + (5 * query + 2 * key + 2 * shape.hidden) * size / _FLOAT, native.kernels()
     if run and run.attends("torch.bfloat16" if size == 2 else "torch.float32", shape.head_dim):
-        return 2 * shape.width + 2 + (5 * query + 2 * key + 2 * shape.hidden) * size / _FLOAT + shape.heads
-    firsts = range(0, shape.context, QUERIES)
-    seen = sum((min(at + QUERIES, shape.context) - at) * min(at + QUERIES, shape.context) for at in firsts) / shape.context
-    return 2 * shape.width + 2 + (5 * query + 2 * key + 2 * shape.hidden + shape.heads * seen) * size / _FLOAT
+        return always + shape.heads
+    ends = [(at, min(at + QUERIES, shape.context)) for at in range(0, shape.context, QUERIES)]
+    seen = sum((last - first) * last for first, last in ends) / shape.context
+    return always + shape.heads * seen * size / _FLOAT
 
 
 def _small(positions: float, width: int) -> int:

@@ -162,8 +162,7 @@ def plan_records(project: Project, folder: Path, training: Training) -> RecordsP
 
 def _kept(training: Training, folder: Path, runtime: Runtime, project: Project) -> Measure:
     """What was measured of this training on this machine, or is now. A file that cannot be read holds nothing else."""
-    way = [runtime.device.type, runtime.precision, runtime.threads, runtime.workers]
-    identity = [machine(), torch.__version__, *way, dict(training.identity)]
+    identity = [machine(), torch.__version__, *runtime.way.values(), dict(training.identity)]
     kept = Kept(folder / _FILE, _KEPT)
     known = kept.find(identity)
     if known and known.keys() == Measure.__dataclass_fields__.keys():

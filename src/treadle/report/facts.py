@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from treadle.core.machine import way_in_words
 from treadle.data.shards import PARTS
 from treadle.spec.units import format_count, format_duration, format_size
 
@@ -86,10 +87,7 @@ def gone_on(counts: Mapping[str, Any]) -> Iterator[str]:
         yield f"the loss was multiplied by {scale['value']:g} at the end for fp16{overflows}"
     runtime = counts.get("runtime") or {}
     for part in runtime.get("earlier") or ():
-        threads, each = part["threads"], ", each with its own rows" if part["workers"] > 1 else ""
-        how = ", with compiled kernels" if part.get("kernels") else ""
-        by = f"{part['device']} in {part['precision']} by {threads} thread{'s' * (threads > 1)}{each}{how}"
-        yield f"from step {part['since'] + 1} computed on {by}, later on another: exact but for rounding"
+        yield f"from step {part['since'] + 1} computed on {way_in_words(part)}, later on another: exact but for rounding"
 
 
 def _scorecard(counts: Mapping[str, Any]) -> Iterator[str]:

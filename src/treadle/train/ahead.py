@@ -14,8 +14,6 @@ from treadle.data.loader import Examples
 _WORTH = 1e-3
 """Seconds of drawing from which on a thread is worth its hand-over."""
 _TRIED = 3
-
-
 _TOGETHER = 8
 _MOST = 2**22
 """Numbers in batches that are drawn together, at most."""
@@ -34,7 +32,6 @@ class Ahead:
 
     def __init__(self, source: Batches) -> None:
         self.source = source
-        self.alike = isinstance(source, Examples) and source.alike
         self.together = False
         self.drawn: dict[tuple[int, int], Batch] = {}
         self.pool = ThreadPoolExecutor(1, "batches", lambda: torch.set_num_threads(1))
@@ -58,7 +55,8 @@ class Ahead:
             if len(self.tried) < _TRIED:
                 self.tried.append(time.perf_counter() - start)
                 numbers = sum(tensor.numel() for part in found.parts for tensor in part.values())
-                self.together = self.alike and min(self.tried) <= _WORTH and numbers * _TOGETHER <= _MOST
+                alike = isinstance(self.source, Examples) and self.source.alike
+                self.together = alike and min(self.tried) <= _WORTH and numbers * _TOGETHER <= _MOST
         if len(self.tried) >= _TRIED and min(self.tried) > _WORTH:
             self.waiting = (step + 1, batch), self.pool.submit(self.source.batch_at, step + 1, batch)
         return found

@@ -6,7 +6,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from treadle.core.batch import Batch
 from treadle.core.errors import Interrupted, UserError, WorkError
 from treadle.core.gradients import Gradients, Objective
+from treadle.core.machine import way_in_words
 from treadle.core.progress import say
 from treadle.core.runtime import Runtime
 from treadle.data.loader import Examples
@@ -122,18 +123,13 @@ class Loop:
         self.position = found or (self._begin_at(base) if base else Position())
         if found is None:
             self.checkpoints.begin(self.model, self._remembering(), self.position)
-        if self.position.computed_on(**self._way()):
-            what = f"the first {self.position.step} steps were computed on {_described(self.position.computed[-2])}"
+        if self.position.computed_on(**self.runtime.way):
+            what = f"the first {self.position.step} steps were computed on {way_in_words(self.position.computed[-2])}"
             say(f"{what}: the result is the same but for rounding")
         self.ahead = Ahead(self.batches)
         self.gradients = Gradients(self.model, self.objective, self.runtime, self.settings)
         self.history = HistoryHook(self.workspace / "history.jsonl", self.position.history_bytes)
         return self.position
-
-    def _way(self) -> dict[str, Any]:
-        """On what it computes."""
-        r = self.runtime
-        return {"device": r.device.type, "precision": r.precision, "threads": r.threads, "workers": r.workers, "kernels": r.kernels}
 
     def close(self) -> None:
         """Let files and threads go."""
@@ -281,7 +277,7 @@ class Loop:
         found = load_checkpoint(self.workspace, self.model, self._remembering(), back.to)
         if found is None:
             raise WorkError(f"{back.words}, of which no checkpoint is left", cure="run again: it begins anew") from trouble
-        found.computed_on(**self._way())
+        found.computed_on(**self.runtime.way)
         found.watch.returns, found.seconds, found.spent = position.watch.returns, position.seconds, position.spent
         self.position = found
         self.history.cut(found.history_bytes)
@@ -318,12 +314,6 @@ class Loop:
         position.flat += 1
         if plateau and position.flat >= plateau.patience:
             position.falls, position.flat = position.falls + 1, 0
-
-
-def _described(runtime: Mapping[str, Any]) -> str:
-    threads, each = runtime["threads"], ", each with its own rows" if runtime["workers"] > 1 else ""
-    how = ", with compiled kernels" if runtime.get("kernels") else ""
-    return f"{runtime['device']} in {runtime['precision']} by {threads} thread{'s' * (threads > 1)}{each}{how}"
 
 
 def mean_loss(model: Any, held_out: Examples, batch: int, rows: int, runtime: Runtime) -> float:

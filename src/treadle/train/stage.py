@@ -15,7 +15,7 @@ from treadle.core.machine import peak_memory
 from treadle.core.paths import file_digest, find_path
 from treadle.core.progress import say, task
 from treadle.core.project import Project
-from treadle.core.runtime import Runtime, choose_runtime, matrix_peak
+from treadle.core.runtime import WAY, Runtime, choose_runtime, matrix_peak
 from treadle.data.packing import Packed
 from treadle.model.flops import COUNTED, forward_flops
 from treadle.model.generate import TextModel
@@ -38,8 +38,6 @@ from treadle.train.watching import WORST, Watchers
 VERSION = 7
 _NO_WEIGHTS = ("checkpoint_every", "keep_checkpoints", "keep_every", "keep_best", "continue_from", "log_to", "profile", "recompute")
 """Settings that change no weight."""
-_MACHINE = ("device", "precision", "threads", "workers", "kernels")
-"""Of what a model is made of: what changes no more than the rounding."""
 
 
 def model_making(project: Project, store: Store, round: Round, runtime: Runtime) -> Making:
@@ -49,8 +47,7 @@ def model_making(project: Project, store: Store, round: Round, runtime: Runtime)
         "model": identity(project), "train": round.settings.model_dump(mode="json"),
         "budget": round.budget.exact(), "learning_rate": round.learning_rate, "batch": project.resolved.batch, "seed": spec.seed,
         "objective": round.objective, "replay": None if round.may_go_on else spec.improve.replay,
-        "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads,
-        "workers": runtime.workers, "kernels": runtime.kernels,
+        **runtime.way,
     }
     if round.base:
         config["continue_from"] = round.base.identity
@@ -93,8 +90,8 @@ def train_model(project: Project, store: Store, dataset: Artifact, round: Round,
 
 def _workspace(store: Store, making: Making) -> Path:
     """The same whatever machine computes, so that a run that was interrupted is found again on another."""
-    config = {key: value for key, value in making.config.items() if key not in _MACHINE}
-    config["train"] = {key: value for key, value in making.config["train"].items() if key not in _MACHINE}
+    config = {key: value for key, value in making.config.items() if key not in WAY}
+    config["train"] = {key: value for key, value in making.config["train"].items() if key not in WAY}
     return store.workspace(store.identify("model", making.parents, config, making.version))
 
 
@@ -162,11 +159,7 @@ def _run(
         "checkpoints": loop.checkpoints.staying(end), "shape": shape,
         "spent": {name: significant(seconds) for name, seconds in end.spent.items()}, **watchers.counts,
         "derived": [d.as_dict() for d in round.reasons],
-        "runtime": {
-            "device": runtime.device.type, "precision": runtime.precision, "threads": runtime.threads, "workers": runtime.workers,
-            "kernels": runtime.kernels, "reason": runtime.reason,
-            "earlier": end.computed[:-1],
-        },
+        "runtime": {**runtime.way, "reason": runtime.reason, "earlier": end.computed[:-1]},
     }
 
 

@@ -8,7 +8,6 @@
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 
-#define INLINE static inline __attribute__((always_inline))
 #define ROWS 32  // queries, or on the way back keys, that are computed together
 #define UP(n, to) (((n) + (to) - 1) / (to) * (to))
 
@@ -95,20 +94,8 @@ void attention_bf16(
         for (int64_t first = 0; first < T; first += ROWS) {
             const int64_t rows = T - first < ROWS ? T - first : ROWS, seen = UP(first + rows, 16);
             multiply(rows, seen, C / 2, (const pair *)(q + at + first * C), C / 2, keys, wide, scores, wide, 0);
-            for (int64_t i = 0; i < rows; i++) {
-                float *s = scores + i * wide, most = s[0], sum = 0;
-                bf16 *w = weights + i * wide;
-                const int64_t known = first + i + 1;
-#pragma omp simd reduction(max : most)
-                for (int64_t j = 0; j < known; j++) most = s[j] > most ? s[j] : most;
-#pragma omp simd reduction(+ : sum)
-                for (int64_t j = 0; j < known; j++) sum += s[j] = exponential((s[j] - most) * factor);
-                const float share = 1.0f / sum;
-#pragma omp simd
-                for (int64_t j = 0; j < known; j++) w[j] = to_bf16(s[j] * share);
-                memset(w + known, 0, (seen - known) * sizeof(bf16));
-                logs[m * T + first + i] = most * factor + logf(sum);
-            }
+            for (int64_t i = 0; i < rows; i++)
+                logs[m * T + first + i] = weigh_bf16(first + i + 1, seen, factor, scores + i * wide, weights + i * wide);
             multiply(rows, C, seen / 2, (const pair *)weights, wide / 2, values, C, sums, C, 0);
 #pragma omp simd
             for (int64_t i = 0; i < rows * C; i++) out[at + first * C + i] = to_bf16(sums[i]);
@@ -122,14 +109,15 @@ void attention_back_bf16(
     int64_t M, int64_t T, int64_t C, float factor, const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *out, const float *logs,
     const bf16 *grads, float *dq, float *dk, float *dv
 ) {
-    const int64_t wide = UP(T, 16), words = wide * C / 2;
-    char *memory = aligned_alloc(64, UP(4 * (5 * words + C * UP(wide / 2, 16) + 2 * ROWS * wide + C * wide + 2 * wide + ROWS / 2 * wide) + 4 * ROWS * wide, 64));
+    const int64_t wide = UP(T, 16), words = wide * C / 2, over_row = UP(wide / 2, 16), tile = ROWS * wide;
+    const int64_t floats = 5 * words + C * over_row + 2 * tile + C * wide + 2 * wide + tile / 2;
+    char *memory = aligned_alloc(64, UP(4 * floats + 4 * tile, 64));
     pair *queries_across = (pair *)memory, *grads_across = queries_across + words, *queries_under = grads_across + words,
          *grads_under = queries_under + words, *keys_under = grads_under + words, *keys_over = keys_under + words;
-    float *scores = (float *)(keys_over + C * UP(wide / 2, 16)), *back = scores + ROWS * wide, *dq_over = back + ROWS * wide, *log = dq_over + C * wide,
+    float *scores = (float *)(keys_over + C * over_row), *back = scores + tile, *dq_over = back + tile, *log = dq_over + C * wide,
           *dot = log + wide;
     pair *back_under = (pair *)(dot + wide);
-    bf16 *weights = (bf16 *)(back_under + ROWS / 2 * wide), *low = weights + ROWS * wide;
+    bf16 *weights = (bf16 *)(back_under + tile / 2), *low = weights + tile;
     memset(log, 0, 2 * wide * sizeof(float));
     for (int64_t m = 0; m < M; m++) {
         const int64_t at = m * T * C;
@@ -138,8 +126,7 @@ void attention_back_bf16(
         under(T, C, q + at, queries_under);
         under(T, C, grads + at, grads_under);
         under(T, C, k + at, keys_under);
-        across(wide / 2, C, keys_under, C, keys_over);  // (C, UP(wide / 2, 16)): the rows are features, the pairs of keys
-        const int64_t over_row = UP(wide / 2, 16);
+        across(wide / 2, C, keys_under, C, keys_over);  // (C, over_row): the rows are features, the pairs of keys
         memset(dq_over, 0, C * wide * sizeof(float));
         memcpy(log, logs + m * T, T * sizeof(float));
         for (int64_t t = 0; t < T; t++) {

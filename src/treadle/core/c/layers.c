@@ -5,7 +5,6 @@
 // (count, H, length, C), keys and values repeated for the queries that share them.
 #include "real.h"
 
-#define INLINE static inline __attribute__((always_inline))
 #define MOST 256  // features of a head
 // Loops over a head's features are short: those of the usual sizes are compiled for them.
 #define FOR_SIZE(C) \
@@ -14,18 +13,5 @@
     else if (C == 32) OF_SIZE(32); \
     else OF_SIZE(C);
 
-#define REAL bf16
-#define OF of_bf16
-#define TO to_bf16
-#define NAME(f) f##_bf16
-#include "layers.h"
-#undef REAL
-#undef OF
-#undef TO
-#undef NAME
-
-#define REAL float
-#define OF of_float
-#define TO to_float
-#define NAME(f) f##_float32
-#include "layers.h"
+#define KERNELS "layers.h"
+#include "kinds.h"

@@ -1,4 +1,4 @@
-// Included once for each kind of number: REAL, how to read it (OF) and to write it (TO).
+// For each kind of number (kinds.h).
 
 // x (N, D) + more (N, D; may be null) -> sum (N, D; unused without more), and its root-mean-square norm y (N, D) with scale (N).
 void NAME(norm)(int64_t N, int64_t D, const float *x, const REAL *more, const float *weight, float eps, float *sum, REAL *y, float *scale) {
@@ -198,25 +198,13 @@ void NAME(part)(int64_t count, int64_t length, int64_t H, int64_t C, const REAL 
 }
 
 // Scores (M, rows, seen) of the queries first, first + 1, ... of a document against its first `seen` keys -> weights (M, rows, seen):
-// the softmax of factor x score over the keys up to the query's own place, 0 beyond.
-void NAME(softmax)(int64_t M, int64_t rows, int64_t seen, int64_t first, float factor, const float *scores, REAL *weights) {
-    float *e = malloc(seen * sizeof(float));
+// the softmax of factor x score over the keys up to the query's own place, 0 beyond. The scores' place is used.
+void NAME(softmax)(int64_t M, int64_t rows, int64_t seen, int64_t first, float factor, float *scores, REAL *weights) {
     for (int64_t m = 0; m < M; m++)
         for (int64_t i = 0; i < rows; i++) {
-            const float *s = scores + (m * rows + i) * seen;
-            REAL *w = weights + (m * rows + i) * seen;
-            const int64_t known = first + i + 1;
-            float most = s[0], sum = 0;
-#pragma omp simd reduction(max : most)
-            for (int64_t j = 0; j < known; j++) most = s[j] > most ? s[j] : most;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t j = 0; j < known; j++) sum += e[j] = exponential((s[j] - most) * factor);
-            const float share = 1.0f / sum;
-#pragma omp simd
-            for (int64_t j = 0; j < known; j++) w[j] = TO(e[j] * share);
-            memset(w + known, 0, (seen - known) * sizeof(REAL));
+            const int64_t at = (m * rows + i) * seen;
+            NAME(weigh)(first + i + 1, seen, factor, scores + at, weights + at);
         }
-    free(e);
 }
 
 // Its way back, in place: grads (M, rows, seen) of the weights -> of the scores.

@@ -1,4 +1,4 @@
-// Included once for each kind of number: REAL, how to read it (OF) and to write it (TO).
+// For each kind of number (kinds.h).
 
 // x (B, H, W, C) -> y (B, H / 2, W / 2, C): the largest of each 2 x 2 pixels, or 0 where that is below; which (B, H / 2, W / 2, C): 0 to 3, the
 // first of them that is as large, or 4 where none is above 0. A NaN is larger than all.

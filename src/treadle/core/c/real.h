@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define INLINE static inline __attribute__((always_inline))
+
 typedef uint16_t bf16;
 
 static inline float of_bf16(bf16 x) {
@@ -47,3 +49,6 @@ static inline float sigmoid(float x) {
     const float e = exponential(-fabsf(x));
     return (x < 0 ? e : 1.0f) / (1.0f + e);
 }
+
+#define KERNELS "softmax.h"
+#include "kinds.h"

@@ -42,8 +42,8 @@ class _Products(torch.autograd.Function):
         if look is not None:
             scores.masked_fill_(~look, torch.finfo(scores.dtype).min)
         weights = scores.softmax(-1).to(q.dtype)
-        if look is not None:  # a position that may look at none gets nothing
-            weights = weights * look.any(-1, keepdim=True)
+        if look is not None and not (some := look.any(-1, keepdim=True)).all():
+            weights = weights * some  # a position that may look at none gets nothing
         ctx.save_for_backward(q, k, v, weights)
         found: Tensor = weights @ v
         return found

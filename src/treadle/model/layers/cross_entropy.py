@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from treadle.core import native
-from treadle.core.native import KINDS, Kernels
+from treadle.model.layers.compiled import kernels_for
 from treadle.spec.shape import SCORES_HELD
 
 
@@ -48,7 +47,7 @@ class _Chunked(torch.autograd.Function):
         db = torch.zeros_like(bias, dtype=sums_in) if learns and bias is not None else None
         total = torch.zeros((), dtype=sums_in, device=x.device)
         largest = shares.amax().clamp_min(_TINY) if dtype == torch.float16 and len(x) else None
-        run = _kernels(x, dtype) if bias is None and shares.dtype == torch.float32 else None
+        run = kernels_for(x, dtype) if bias is None and shares.dtype == torch.float32 else None
         rows = max(64, SCORES_HELD // len(weight) * (4 // dtype.itemsize if run else 1))
         for first in range(0, len(x), rows):
             chunk = slice(first, first + rows)
@@ -59,8 +58,7 @@ class _Chunked(torch.autograd.Function):
                 total += surprise[0]
             else:
                 scores = scores.to(sums_in)
-                share = share if largest is None else share / largest
-                total += _surprise(scores, bias, right, share, learns) * (1 if largest is None else largest)
+                total += _surprise(scores, bias, right, share, (share if largest is None else share / largest) if learns else None)
                 if db is not None:
                     db += scores.sum(0)
             if dx is not None and dw is not None:
@@ -82,20 +80,15 @@ class _Chunked(torch.autograd.Function):
         return dx.mul_(grad).to(ctx.dtypes[0]), dw.mul_(grad).to(ctx.dtypes[1]), db, None, None, None
 
 
-def _surprise(scores: Tensor, bias: Tensor | None, right: Tensor, share: Tensor, back: bool) -> Tensor:
-    """Of scores (n, V) without their bias the sum of ``share`` (n, 1) times the surprise at ``right`` (n, 1); with ``back``, the
-    gradients of that take the scores' place."""
+def _surprise(scores: Tensor, bias: Tensor | None, right: Tensor, share: Tensor, back: Tensor | None) -> Tensor:
+    """Of scores (n, V) without their bias the sum of ``share`` (n, 1) times the surprise at ``right`` (n, 1); in the scores' place
+    the gradients of such a sum with the shares ``back`` (n, 1), where they are given."""
     if bias is not None:
         scores += bias
     scores.sub_(scores.amax(1, keepdim=True))
     hit = scores.gather(1, right)
     sums = scores.exp_().sum(1, keepdim=True)
-    if back:
-        scores.mul_(share / sums)
-        scores.scatter_add_(1, right, -share.to(scores.dtype))
+    if back is not None:
+        scores.mul_(back / sums)
+        scores.scatter_add_(1, right, -back.to(scores.dtype))
     return ((sums.log() - hit) * share).sum()
-
-
-def _kernels(x: Tensor, dtype: torch.dtype) -> Kernels | None:
-    """What computes a chunk's softmax in one pass, in one thread; None: torch's operations do."""
-    return native.kernels() if x.device.type == "cpu" and str(dtype) in KINDS and torch.get_num_threads() == 1 else None

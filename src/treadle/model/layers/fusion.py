@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from treadle.core import native
-from treadle.core.native import KINDS, Kernels
+from treadle.core.native import Kernels
 from treadle.model.layers.apart import Groups
+from treadle.model.layers.compiled import kernels_for
 from treadle.spec.shape import Shape
 
 MOST_FEATURES = 256
@@ -55,14 +55,12 @@ class Fusion:
 
 
 def fusion(x: Tensor, shape: Shape, rope: Tensor, positions: Tensor | None, groups: Groups | None) -> Fusion | None:
-    """For layers of ``x`` (B, T, D), where it may be; None: by torch's operations. So it is where nothing is learned, on GPUs,
-    where several threads share each operation, in fp16, and without a compiler."""
-    if not torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32 or torch.get_num_threads() > 1:
+    """For layers of ``x`` (B, T, D), where it may be; None: by torch's operations. So it is where nothing is learned, and where
+    there are no kernels for it."""
+    if not torch.is_grad_enabled() or x.dtype != torch.float32 or shape.head_dim > MOST_FEATURES:
         return None
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-    if str(kind) not in KINDS or shape.head_dim > MOST_FEATURES:
-        return None
-    run = native.kernels()
+    run = kernels_for(x, kind)
     if run is None:
         return None
     rows, length = x.shape[:2]
