@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from side_by_side import heading, measure
+from variants import BATCHES, MODELS
 
 from treadle.core.machine import peak_memory
 from treadle.core.runtime import choose_runtime
@@ -58,6 +59,8 @@ class Settings:
     tied: bool = False
     qk_norm: bool = True
     dropout: float = 0.0
+    variant: str = ""
+    """Of ``variants.py``."""
     every: float = 0.05
     """Share of the run between two measurements."""
 
@@ -96,6 +99,10 @@ ABLATED: dict[str, dict[str, Any]] = {
     "warm-up of a tenth": {"train": '{"warmup": 0.1}'},
     "no weight decay": {"train": '{"weight_decay": 0.0}'},
     "no clipping": {"train": '{"clip": 0.0}'},
+    "ReLU2 instead of SwiGLU": {"variant": "relu2"},
+    "value embeddings": {"variant": "value embeddings"},
+    "context from 32 to 64": {"variant": "longer context"},
+    "rows from 6 to 18": {"variant": "larger batch"},
 }
 """What is changed of the settings ``processor``; steps follow from the FLOPs."""
 
@@ -149,8 +156,12 @@ def treadle(settings: Settings, data: Path, seed: int) -> Curve:
             curve.append((seconds, loss))
             return loss
 
+        model, batches = make_model(shape, seed), Windows(Shard(folder, "train"), settings.context, seed)
+        if settings.variant in MODELS:
+            MODELS[settings.variant](model, seed)
+        ramp = BATCHES.get(settings.variant)
         loop = Loop(
-            make_model(shape, seed), OBJECTIVES["next_token"], Windows(Shard(folder, "train"), settings.context, seed), validate,
+            model, OBJECTIVES["next_token"], ramp(batches, settings.steps) if ramp else batches, validate,
             Horizon(settings.steps or None, settings.seconds or None), given, settings.batch, settings.rate, runtime, folder,
         )
         loop.resume()
@@ -229,7 +240,7 @@ def main() -> None:
     parser.add_argument("--ours", choices=TREADLE, default="processor")
     parser.add_argument("--theirs", choices=NANOGPT, default="processor")
     parser.add_argument("--set", action="append", default=[], help="a setting of ours, such as batch=16")
-    parser.add_argument("--ablate", action="store_true", help="change one of our settings at a time")
+    parser.add_argument("--ablate", nargs="*", metavar="CHANGE", help="change one of our settings at a time, all or these")
     parser.add_argument("--run", nargs=3, metavar=("SYSTEM", "SEED", "SETTINGS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.run:
@@ -237,8 +248,9 @@ def main() -> None:
         return
     changes = {key: _value(text) for key, _, text in (setting.partition("=") for setting in given.set)}
     ours, clone = replace(TREADLE[given.ours], **changes), ["--nanogpt", str(given.nanogpt)] if given.nanogpt else []
-    if given.ablate:
-        systems = {name: ("treadle", alike(ours, changed)) for name, changed in ABLATED.items()}
+    if given.ablate is not None:
+        chosen = {name: ABLATED[name] for name in given.ablate or ABLATED}
+        systems = {name: ("treadle", alike(ours, changed)) for name, changed in chosen.items()}
     else:
         systems = {"Treadle": ("treadle", ours)} | ({"nanoGPT": ("nanogpt", NANOGPT[given.theirs])} if clone else {})
     rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in systems}

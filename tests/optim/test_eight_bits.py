@@ -77,6 +77,7 @@ def test_adamw_is_that_of_its_paper_between_codes():
         np.testing.assert_allclose(p.detach().numpy().reshape(-1), w, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("no_kernels")  # which have no 8 bits
 def test_small_parameters_are_those_of_float32_bit_for_bit_and_large_ones_nearly():
     found = {}
     for bits in (8, 32):

@@ -91,7 +91,7 @@ def test_quick_ones_that_are_alike_are_drawn_together(order: list[int]):
     assert len(batches.drawn) < ahead._TOGETHER
     batches.close()
     if order == list(range(40)):
-        assert source.calls == 8 + 4
+        assert source.calls == ahead._TOGETHER + 1  # one by one up to the next block's beginning
 
 
 def test_large_ones_are_drawn_one_by_one():

@@ -14,9 +14,10 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from treadle.core.machine import processor
 from treadle.core.progress import say
@@ -26,6 +27,8 @@ _FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trap
 _SUFFIX = {"torch.bfloat16": "bf16", "torch.float32": "float32"}
 KINDS = frozenset(_SUFFIX)
 """Names of the types of numbers that activations may have."""
+_PLAIN = {int: ctypes.c_int64, float: ctypes.c_float}
+_ITEM = {int: ctypes.c_int64, float: ctypes.c_double}
 _SECONDS = 300.0
 _VECTOR = 16  # numbers
 _lock = threading.Lock()
@@ -38,30 +41,37 @@ class Array(Protocol):
     def is_contiguous(self) -> bool: ...
 
 
+Given = Array | int | float | None | list[Any]
+
+
 class Kernels:
     """The functions of the library, by name. Tensors are contiguous, and float32 where the C does not say REAL."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self._functions: dict[tuple[str, object], Any] = {}
 
-    def __call__(self, name: str, kind: object, *given: Array | int | float | None) -> None:
-        """Call ``name`` for activations of ``kind``, a torch.dtype. Other threads go on meanwhile."""
-        getattr(self._library, f"{name}_{_SUFFIX[str(kind)]}")(*map(_plain, given))
+    def __call__(self, name: str, kind: object, *given: Given) -> None:
+        """Call ``name`` for activations of ``kind``, a torch.dtype. Other threads go on meanwhile. Of a list, the C has an array:
+        of pointers, int64 or double."""
+        function = self._functions.get((name, kind))
+        if function is None:
+            function = getattr(self._library, f"{name}_{_SUFFIX[str(kind)]}")
+            function.argtypes = [_PLAIN.get(type(each), ctypes.c_void_p) for each in given]
+            self._functions[name, kind] = function
+        function(*[each if each is None or type(each) in _PLAIN else _address(each) for each in given])
 
     def attends(self, kind: object, features: int) -> bool:
         """Whether attention in ``kind`` with so many ``features`` a head is among them on this processor."""
         return features % _VECTOR == 0 and hasattr(self._library, f"attention_{_SUFFIX[str(kind)]}")
 
 
-def _plain(given: Array | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
-    if given is None:
-        return ctypes.c_void_p(None)
-    if isinstance(given, int):
-        return ctypes.c_int64(given)
-    if isinstance(given, float):
-        return ctypes.c_float(given)
+def _address(given: Array | Sequence[Any]) -> Any:
+    if isinstance(given, list):
+        item = _ITEM.get(type(given[0]))
+        return (item * len(given))(*given) if item else (ctypes.c_void_p * len(given))(*[each.data_ptr() for each in given])
     assert given.is_contiguous()
-    return ctypes.c_void_p(given.data_ptr())
+    return given.data_ptr()
 
 
 def kernels() -> Kernels | None:

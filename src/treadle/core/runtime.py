@@ -41,7 +41,7 @@ class Runtime:
     workers: int = 1
     """Parts of a batch that are computed side by side in training, each by one thread; 1: all threads work on the same part."""
     kernels: bool = False
-    """Whether a transformer's layers are computed by kernels that were compiled for this processor."""
+    """Whether kernels that were compiled for this processor compute what they can."""
 
     @property
     def way(self) -> dict[str, str | int | bool]:
@@ -64,12 +64,13 @@ class Runtime:
     def beside(self, rows: int, divisible: bool) -> Runtime:
         """The same with a worker on each thread, where each then has as many of the ``rows`` that are computed at once, and what a
         part gives follows from it alone: not from rows counted together, nor from one stream of random numbers. Such a worker takes
-        compiled kernels, where there is a compiler."""
-        if self.device.type != "cpu" or rows % self.threads or not divisible:
-            return self
-        able = self.precision in ("bf16", "float32") and native.kernels() is not None
-        reason = self.reason + "; each computes its own rows of a batch" * (self.threads > 1) + "; with compiled kernels" * able
-        return replace(self, workers=self.threads, kernels=able, reason=reason)
+        compiled kernels, where there is a compiler, and so does all that is computed on one thread."""
+        apart = self.device.type == "cpu" and rows % self.threads == 0 and divisible
+        workers = self.threads if apart else self.workers
+        single = self.device.type == "cpu" and (apart or self.threads == 1)
+        able = single and self.precision in ("bf16", "float32") and native.kernels() is not None
+        reason = self.reason + "; each computes its own rows of a batch" * (workers > 1) + "; with compiled kernels" * able
+        return replace(self, workers=workers, kernels=able, reason=reason)
 
 
 def keep_freed_memory() -> None:

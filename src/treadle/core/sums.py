@@ -56,15 +56,15 @@ class Sums:
             place.norms.clear()
             place.added = 0
 
-    @torch.no_grad()
     def finish(self) -> None:
         """After all workers' passes: add what is not yet in."""
         if self._alone and not self._measured:
             return
-        for place in self.places:
-            for worker, copy in enumerate(place.copies):
-                self._complete(place, worker)
-                _add(place.copies[0], copy)  # of a pass that came by more than once
+        with torch.no_grad():
+            for place in self.places:
+                for worker, copy in enumerate(place.copies):
+                    self._complete(place, worker)
+                    _add(place.copies[0], copy)  # of a pass that came by more than once
 
     @torch.no_grad()
     def mean_square(self, shares: Sequence[float]) -> float | None:

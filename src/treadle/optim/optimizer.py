@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,26 @@ class Rule(Protocol):
 
     def step(self, params: list[Tensor], grads: list[Tensor], states: list[State], lr: float, decay: float) -> None:
         """Change ``params`` and ``states`` in place, at the rate ``lr`` and with the weight decay ``decay``."""
+        ...
+
+
+class Part(NamedTuple):
+    """Of a group, those parameters that have a gradient."""
+
+    rule: Rule
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[State]
+    lr: float
+    decay: float
+
+
+@runtime_checkable
+class AtOnce(Rule, Protocol):
+    """A rule that may have one kernel for the clipping and the steps of all groups."""
+
+    def step_at_once(self, parts: list[Part], limit: float) -> float | None:
+        """As ``Optimizer.update``; None, and nothing is changed, where these have no kernel."""
         ...
 
 
@@ -52,6 +72,11 @@ class Group:
     def __post_init__(self) -> None:
         self.states = [self.rule.begin(p.detach()) for p in self.params]
 
+    def part(self) -> Part:
+        rows = [(p, p.grad, state) for p, state in zip(self.params, self.states, strict=True) if p.grad is not None]
+        params, grads, states = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+        return Part(self.rule, params, grads, states, self.lr, self.weight_decay)
+
 
 class Optimizer:
     """Groups of parameters, each with its rule.
@@ -61,21 +86,25 @@ class Optimizer:
 
     def __init__(self, groups: Iterable[Group]) -> None:
         self.param_groups = [group for group in groups if group.params]
+        rules = [group.rule for group in self.param_groups]
+        alike = all(rule == rules[0] for rule in rules)
+        self.at_once = rules[0] if rules and alike and isinstance(rules[0], AtOnce) else None
 
     @torch.no_grad()
     def update(self, limit: float | None) -> float:
         """One step with the gradients scaled to a norm of at most ``limit``, which are let go of. Gives their norm before that;
         where it is not finite, the weights stay as they were."""
-        ready = [p for group in self.param_groups for p in group.params if p.grad is not None]
-        norm = _clip([p.grad for p in ready if p.grad is not None], limit)
+        parts = [part for group in self.param_groups if (part := group.part()).params]
+        norm = self.at_once.step_at_once(parts, limit or math.inf) if self.at_once and parts else None
+        if norm is None:
+            norm = _clip([grad for part in parts for grad in part.grads], limit)
+            if math.isfinite(norm):
+                for part in parts:
+                    part.rule.step(part.params, part.grads, part.states, part.lr, part.decay)
         if math.isfinite(norm):
-            for group in self.param_groups:
-                rows = [(p, p.grad, state) for p, state in zip(group.params, group.states, strict=True) if p.grad is not None]
-                if rows:
-                    params, grads, states = (list(column) for column in zip(*rows, strict=True))
-                    group.rule.step(params, grads, states, group.lr, group.weight_decay)
-            for p in ready:
-                p.grad = None
+            for part in parts:
+                for p in part.params:
+                    p.grad = None
         return norm
 
     def final(self) -> list[tuple[Tensor, Tensor]]:

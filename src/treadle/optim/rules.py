@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from treadle.optim.optimizer import State
+from treadle.core.compiled import kernels_for_all
+from treadle.optim.optimizer import Part, State
 
 Betas = tuple[float, float]
 
@@ -92,7 +93,8 @@ def _divide(into: list[Tensor], grads: list[Tensor], squares: list[Tensor], lr: 
 @dataclass(frozen=True)
 class Adam:
     """Running means of g and g^2, each without its bias toward 0 (Kingma and Ba 2015, algorithm 1); with ``decoupled`` weight decay
-    AdamW (Loshchilov and Hutter 2019, algorithm 2). One kernel updates all weights in one pass over memory."""
+    AdamW (Loshchilov and Hutter 2019, algorithm 2). One kernel updates all weights in one pass over memory; in one thread AdamW's
+    is compiled for the processor, and clips too."""
 
     betas: Betas = (0.9, 0.95)
     eps: float = 1e-8
@@ -109,6 +111,22 @@ class Adam:
             params, grads, _column(states, "exp_avg"), _column(states, "exp_avg_sq"), [], steps, amsgrad=False, lr=lr,
             beta1=self.betas[0], beta2=self.betas[1], weight_decay=decay, eps=self.eps, maximize=False,
         )
+
+
+    def step_at_once(self, parts: list[Part], limit: float) -> float | None:
+        params = [p for part in parts for p in part.params]
+        grads = [g for part in parts for g in part.grads]
+        run = kernels_for_all(params, grads) if self.decoupled else None
+        if run is None:
+            return None
+        states = [state for part in parts for state in part.states]
+        kept = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")]
+        rates = [part.lr for part in parts for _ in part.params]
+        decays = [part.decay for part in parts for _ in part.params]
+        norm = torch.empty(1, dtype=torch.float64)
+        sizes, settings = [p.numel() for p in params], [*self.betas, self.eps, limit]
+        run("adamw", torch.float32, len(params), sizes, params, grads, *kept, rates, decays, settings, norm)
+        return norm.item()
 
 
 @dataclass(frozen=True)

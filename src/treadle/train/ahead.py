@@ -14,7 +14,7 @@ from treadle.data.loader import Examples
 _WORTH = 1e-3
 """Seconds of drawing from which on a thread is worth its hand-over."""
 _TRIED = 3
-_TOGETHER = 8
+_TOGETHER = 32
 _MOST = 2**22
 """Numbers in batches that are drawn together, at most."""
 

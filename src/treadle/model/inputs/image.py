@@ -31,7 +31,7 @@ class ImageInput(nn.Module):
 
     def forward(self, values: Tensor, lengths: Tensor | None = None) -> Signal:
         """(B, H, W, C), 0 to 255 -> (B, T, D)"""
-        pixels = values * self.scale - self.centre
+        pixels = (values * self.scale).sub_(self.centre)
         if not self.patch:
             return Signal(pixels.flatten(1, 2))
         (high, wide), side = self.grid, self.patch

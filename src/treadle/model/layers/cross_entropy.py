@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from treadle.model.layers.compiled import kernels_for
+from treadle.core.compiled import kernels_for
 from treadle.spec.shape import SCORES_HELD
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from treadle.core.native import Kernels
 from treadle.model.layers.apart import Groups
-from treadle.model.layers.compiled import kernels_for
+from treadle.core.compiled import kernels_for
 from treadle.spec.shape import Shape
 
 MOST_FEATURES = 256

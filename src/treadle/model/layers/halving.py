@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from treadle.core.native import Kernels
-from treadle.model.layers.compiled import kernels_for
+from treadle.core.compiled import kernels_for
 
 
 class HalvedRelu(nn.Module):
