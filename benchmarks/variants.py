@@ -1,4 +1,4 @@
-"""What language models of others have and Treadle's have not, for the ablation of ``train_quality.py``: changes of a model or its batches.
+"""What others' language models have and Treadle's have not, for ``train_quality.py --ablate``: changes of a model or its batches.
 
 They are computed by torch's operations, so their losses count and not their times.
 """

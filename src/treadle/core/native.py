@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +27,7 @@ _SUFFIX = {"torch.bfloat16": "bf16", "torch.float32": "float32"}
 KINDS = frozenset(_SUFFIX)
 """Names of the types of numbers that activations may have."""
 _PLAIN = {int: ctypes.c_int64, float: ctypes.c_float}
-_ITEM = {int: ctypes.c_int64, float: ctypes.c_double}
+_ITEM: dict[type, Any] = {int: ctypes.c_int64, float: ctypes.c_double}
 _SECONDS = 300.0
 _VECTOR = 16  # numbers
 _lock = threading.Lock()
@@ -59,14 +58,14 @@ class Kernels:
             function = getattr(self._library, f"{name}_{_SUFFIX[str(kind)]}")
             function.argtypes = [_PLAIN.get(type(each), ctypes.c_void_p) for each in given]
             self._functions[name, kind] = function
-        function(*[each if each is None or type(each) in _PLAIN else _address(each) for each in given])
+        function(*[each if each is None or isinstance(each, (int, float)) else _address(each) for each in given])
 
     def attends(self, kind: object, features: int) -> bool:
         """Whether attention in ``kind`` with so many ``features`` a head is among them on this processor."""
         return features % _VECTOR == 0 and hasattr(self._library, f"attention_{_SUFFIX[str(kind)]}")
 
 
-def _address(given: Array | Sequence[Any]) -> Any:
+def _address(given: Array | list[Any]) -> Any:
     if isinstance(given, list):
         item = _ITEM.get(type(given[0]))
         return (item * len(given))(*given) if item else (ctypes.c_void_p * len(given))(*[each.data_ptr() for each in given])

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from treadle.core.compiled import kernels_for
 from treadle.core.native import Kernels
 from treadle.model.layers.apart import Groups
-from treadle.core.compiled import kernels_for
 from treadle.spec.shape import Shape
 
 MOST_FEATURES = 256

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from treadle.core.native import Kernels
 from treadle.core.compiled import kernels_for
+from treadle.core.native import Kernels
 
 
 class HalvedRelu(nn.Module):
