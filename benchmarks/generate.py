@@ -22,9 +22,9 @@ from side_by_side import Result, alternate, heading, table
 
 from treadle.core.machine import peak_memory
 from treadle.core.runtime import choose_runtime
-from treadle.model.generate import Cache, advance
 from treadle.model.hub import load_model, save_model
 from treadle.model.layers.quantized import quantize_modules
+from treadle.model.memory import Cache, advance
 from treadle.model.model import make_model
 from treadle.spec.shape import Shape
 

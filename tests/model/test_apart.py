@@ -15,8 +15,8 @@ from treadle.core.gradients import Gradients
 from treadle.core.runtime import choose_runtime
 from treadle.data.packing import Packed
 from treadle.data.shards import Document, Shard, write_shard
-from treadle.model.generate import Cache, advance
 from treadle.model.layers.apart import by_length
+from treadle.model.memory import Cache, advance
 from treadle.model.model import LanguageModel, make_model
 from treadle.spec.train import Train
 from treadle.train.objectives import OBJECTIVES

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiny import SHAPE
-from treadle.model.generate import Cache, advance, generate, sample
+from treadle.model.generate import generate, sample
+from treadle.model.memory import Cache, advance
 from treadle.model.model import LanguageModel, make_model
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from treadle.core.batch import IGNORE, Batch
 from treadle.core.layout import Layout
-from treadle.model.generate import advance, generate, make_memory
+from treadle.model.generate import generate, make_memory
+from treadle.model.memory import advance
 from treadle.model.network import Network, make_network
 from treadle.model.score import score_documents
 from treadle.model.text import load_text_model, save_text_model

@@ -265,7 +265,7 @@ def test_a_failing_model_is_500_and_the_stream_says_so(serve: Serve, monkeypatch
     def broken(*_: Any) -> None:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("treadle.serve.engine.advance", broken)
+    monkeypatch.setattr("treadle.serve.engine.Engine._read", broken)
     response = running.complete("x")
     assert (response.status_code, error_of(response)["type"]) == (500, "server_error")
     body = {"model": "tiny", "prompt": "x", "stream": True}

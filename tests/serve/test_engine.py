@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import random
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,9 @@ from treadle.data.shards import END_ID
 from treadle.data.tokenizer import load_tokenizer, token_bytes, train_tokenizer
 from treadle.model.generate import generate
 from treadle.model.hub import load_model
+from treadle.model.lookup import Lookup
 from treadle.model.network import make_network
+from treadle.model.paged import Paged
 from treadle.serve import engine as module
 from treadle.serve.engine import Answer, Engine, Piece, Settings
 from treadle.serve.text import TextStream
@@ -71,13 +74,13 @@ def make(template: Any) -> Iterator[Callable[..., Ask]]:
 def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Steps happen only when the test lets one through."""
     gate = threading.Semaphore(0)
-    real = module.advance
+    real = Engine._read
 
-    def advance(*given: Any) -> torch.Tensor:
+    def read(*given: Any) -> torch.Tensor:
         assert gate.acquire(timeout=30)
         return real(*given)
 
-    monkeypatch.setattr(module, "advance", advance)
+    monkeypatch.setattr(Engine, "_read", read)
     return gate.release
 
 
@@ -129,6 +132,46 @@ def test_a_seed_gives_the_same_answer_alone_and_among_others(make: Callable[...,
     for _, pieces in others:
         ask.finish(pieces)
     assert ask("def f", Settings(30, 0.9, 0.9, seed=8)) != alone
+
+
+def test_in_200_random_mixes_every_answer_is_the_one_that_it_gets_alone(make: Callable[..., Ask]) -> None:
+    """To the token: requests that begin alike or not, at any temperature, with stop strings, cancelled or not, in any order."""
+    alone, draw = make(slots=1), random.Random(0)
+    asked: dict[tuple[str, Settings], tuple[str, str]] = {}
+    starts = ["def f(x):\n    return x\n" * 3, "import json\n", "class A:\n    pass\n" * 5]
+    together = make(slots=5, queue=100)
+    for mix in range(200):
+        running = []
+        for _ in range(draw.randrange(1, 8)):
+            prompt = draw.choice([*PROMPTS, *(start + draw.choice(PROMPTS) for start in starts)])
+            heat = draw.choice([0.0, 0.0, 0.8])
+            how = Settings(draw.choice([1, 5, 24]), heat, 0.95, draw.choice([(), ("a",), ("\n\n", "ret")]), seed=draw.randrange(3))
+            answer, pieces = together.start(prompt, how)
+            running.append((prompt, how, pieces))
+            if draw.random() < 0.1:
+                answer.cancel()
+                running.pop()
+        for prompt, how, pieces in running:
+            if (prompt, how) not in asked:
+                asked[prompt, how] = alone(prompt, how)
+            assert together.finish(pieces) == asked[prompt, how], f"mix {mix}: {prompt!r}, {how}"
+    memory = together.engine._memory
+    if isinstance(memory, Paged):
+        assert memory.hits > 1000  # what begins alike was read once
+        assert not any(memory._held)
+
+
+def test_tokens_that_are_guessed_change_no_answer_and_save_steps(make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch) -> None:
+    ask, steps = make(), []
+    if not ask.engine._memory.drafts:
+        pytest.skip("needs a C compiler")
+    real = Engine._read
+    monkeypatch.setattr(Engine, "_read", lambda self, parts: steps.append(parts) or real(self, parts))
+    text, _ = ask(PROMPTS[4], Settings(100, 0.0, 1.0))
+    fewer, steps[:] = len(steps), []
+    monkeypatch.setattr(Lookup, "guess", lambda self, most: [])
+    assert ask(PROMPTS[4], Settings(100, 0.0, 1.0))[0] == text
+    assert fewer < 0.8 * len(steps)
 
 
 def test_a_drawn_seed_is_told_and_gives_the_answer_again(make: Callable[..., Ask]) -> None:
@@ -246,14 +289,14 @@ def test_a_retired_engine_finishes_its_answers_and_takes_no_more(make: Callable[
 
 def test_a_failing_step_gives_up_its_answers_and_no_others(make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch) -> None:
     ask = make()
-    real, broken = module.advance, [True]
+    real, broken = Engine._read, [True]
 
-    def advance(*given: Any) -> torch.Tensor:
+    def read(*given: Any) -> torch.Tensor:
         if broken.pop() if broken else False:
             raise RuntimeError("out of memory")
         return real(*given)
 
-    monkeypatch.setattr(module, "advance", advance)
+    monkeypatch.setattr(Engine, "_read", read)
     assert ask("x") == ("", "error")
     assert ask("x")[1] == "length"
 

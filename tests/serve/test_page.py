@@ -20,13 +20,13 @@ VENDOR = Path(site.__file__).with_name("page") / "vendor"
 @pytest.fixture
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens come at a pace at which a person could press Stop."""
-    real = engine.advance
+    real = engine.Engine._read
 
-    def advance(*given: Any) -> Any:
+    def read(*given: Any) -> Any:
         time.sleep(0.02)
         return real(*given)
 
-    monkeypatch.setattr(engine, "advance", advance)
+    monkeypatch.setattr(engine.Engine, "_read", read)
 
 
 def answer_of(page: Page) -> str:

@@ -31,11 +31,11 @@ from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
 project = load_project(Path(sys.argv[1]), sys.argv[3:])
-real, pause = engine.advance, float(sys.argv[2])
-def advance(*given):
+real, pause = engine.Engine._read, float(sys.argv[2])
+def read(*given):
     time.sleep(pause)
     return real(*given)
-engine.advance = advance
+engine.Engine._read = read
 run_server(project, Store(project.store), Ledger(project.store), "127.0.0.1", 0)
 print("ended well")
 """

@@ -17,7 +17,7 @@ from treadle.core.machine import threads
 from treadle.core.project import Project
 from treadle.store.artifacts import Artifact, Draft, Store
 
-VERSION = 2
+VERSION = 3
 
 
 def compress_model(project: Project, store: Store, model: Artifact, scorecard: Artifact, dataset: Artifact) -> Artifact:

@@ -11,10 +11,13 @@ import torch
 
 from treadle.compress.packing import Packing
 from treadle.compress.turns import in_turn
+from treadle.core.machine import threads
 from treadle.core.progress import task
 from treadle.data.shards import END_ID, Shard
-from treadle.model.generate import TextModel, generate, generation_threads
+from treadle.model.decoder import decoder_of
+from treadle.model.generate import generate, generation_threads
 from treadle.model.layers.quantized import quantize_modules
+from treadle.model.memory import TextModel
 from treadle.model.score import score_documents
 from treadle.model.text import load_text_model, save_text_model
 
@@ -42,10 +45,10 @@ class TextPacking(Packing):
         table = pq.read_table(self.scorecard.path / "documents.parquet")
         shard = Shard(self.dataset.path, str(self.scorecard.counts["part"]))
         chosen = table["document"].to_pylist()
-        documents = [shard.document(i) for i in chosen]
+        documents, decoder = [shard.document(i) for i in chosen], decoder_of(packed, threads())
         masks = [shard.document_targets(i) for i in chosen]
         with task("scoring the package", sum(int(mask.sum()) for mask in masks), "tokens") as work:
-            nats = score_documents(packed, documents, masks, work.advance).nats
+            nats = score_documents(packed, documents, masks, work.advance, decoder.logits if decoder else None).nats
         return float(nats.sum() / math.log(2) / np.sum(table["bytes"].to_numpy()))
 
     def speeds(self, original: TextModel, packed: TextModel) -> tuple[str, list[float]]:

@@ -23,8 +23,8 @@ from treadle.core.progress import say
 
 _SOURCES = Path(__file__).parent / "c"
 _FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
-_SUFFIX = {"torch.bfloat16": "bf16", "torch.float32": "float32"}
-KINDS = frozenset(_SUFFIX)
+_SUFFIX = {"torch.bfloat16": "bf16", "torch.float32": "float32", "torch.int8": "int8"}
+KINDS = frozenset(_SUFFIX) - {"torch.int8"}
 """Names of the types of numbers that activations may have."""
 _PLAIN = {int: ctypes.c_int64, float: ctypes.c_float}
 _ITEM: dict[type, Any] = {int: ctypes.c_int64, float: ctypes.c_double}
@@ -50,15 +50,17 @@ class Kernels:
         self._library = library
         self._functions: dict[tuple[str, object], Any] = {}
 
-    def __call__(self, name: str, kind: object, *given: Given) -> None:
+    def __call__(self, name: str, kind: object, *given: Given) -> int:
         """Call ``name`` for activations of ``kind``, a torch.dtype. Other threads go on meanwhile. Of a list, the C has an array:
-        of pointers, int64 or double."""
+        of pointers, int64 or double. What it gives counts where the C gives something."""
         function = self._functions.get((name, kind))
         if function is None:
             function = getattr(self._library, f"{name}_{_SUFFIX[str(kind)]}")
+            function.restype = ctypes.c_int64
             function.argtypes = [_PLAIN.get(type(each), ctypes.c_void_p) for each in given]
             self._functions[name, kind] = function
-        function(*[each if each is None or isinstance(each, (int, float)) else _address(each) for each in given])
+        found: int = function(*[each if each is None or isinstance(each, (int, float)) else _address(each) for each in given])
+        return found
 
     def attends(self, kind: object, features: int) -> bool:
         """Whether attention in ``kind`` with so many ``features`` a head is among them on this processor."""
@@ -68,7 +70,9 @@ class Kernels:
 def _address(given: Array | list[Any]) -> Any:
     if isinstance(given, list):
         item = _ITEM.get(type(given[0]))
-        return (item * len(given))(*given) if item else (ctypes.c_void_p * len(given))(*[each.data_ptr() for each in given])
+        if item is not None:
+            return (item * len(given))(*given)
+        return (ctypes.c_void_p * len(given))(*[None if each is None else each.data_ptr() for each in given])
     assert given.is_contiguous()
     return given.data_ptr()
 
@@ -127,7 +131,7 @@ def _compile(command: list[str], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as draft:
         made = Path(draft) / library.name
         files = [str(path) for path in _SOURCES.glob("*.c")]
-        words = [*command, *_FLAGS, "-o", str(made), *files, "-lm"]
+        words = [*command, *_FLAGS, "-o", str(made), *files, "-lm", "-lpthread"]
         subprocess.run(words, capture_output=True, text=True, check=True, timeout=_SECONDS)
         with made.open("rb") as written:
             os.fsync(written.fileno())

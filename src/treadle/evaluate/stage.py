@@ -23,7 +23,8 @@ from treadle.evaluate.gate import judge
 from treadle.evaluate.masked import evaluate_masked
 from treadle.evaluate.metrics import Floats, Scores, bits_per_byte, figures, weights
 from treadle.evaluate.records import evaluate_records
-from treadle.model.generate import TextModel, generate
+from treadle.model.generate import generate
+from treadle.model.memory import TextModel
 from treadle.model.score import score_documents
 from treadle.model.text import load_text_model
 from treadle.spec.stages import Evaluate

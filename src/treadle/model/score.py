@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from treadle.core.batch import IGNORE, Batch
-from treadle.model.generate import TextModel
+from treadle.model.memory import TextModel
 from treadle.model.network import Network
 
 ROWS = 16
@@ -29,9 +29,10 @@ class DocumentScores:
 @torch.inference_mode()
 def score_documents(
     model: TextModel, documents: Sequence[npt.NDArray[np.uint16]], predicted: Sequence[npt.NDArray[np.bool_]],
-    done: Callable[[int], None] = lambda tokens: None,
+    done: Callable[[int], None] = lambda tokens: None, logits_of: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> DocumentScores:
-    """Score ``documents``, each ending in the end mark, in float32. ``predicted`` says which tokens count.
+    """Score ``documents``, each ending in the end mark, in float32. ``predicted`` says which tokens count; ``logits_of``: tokens
+    (B, T) -> (B, T, V), in place of the model's own.
 
     A document starts from the end mark alone. One of more than ``context`` tokens is read in windows without overlap, so a
     token has between 1 and ``context`` tokens before it: the figure is an upper bound of what a sliding window would give.
@@ -53,7 +54,7 @@ def score_documents(
             before = documents[d][s - 1] if s else documents[d][-1]  # the end mark also starts a document
             target[row, :n], counts[row, :n] = tokens, predicted[d][s : s + T]
             read[row, 0], read[row, 1:n] = before, tokens[:-1]
-        logits = model.logits(torch.from_numpy(read)).float()  # (B, T, V)
+        logits = (logits_of or model.logits)(torch.from_numpy(read)).float()  # (B, T, V)
         wanted = torch.from_numpy(target)
         loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted).double().numpy()
         hit = (logits.argmax(-1) == wanted).numpy()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from treadle.model.generate import TextModel
 from treadle.model.hub import load_model, save_model
+from treadle.model.memory import TextModel
 from treadle.model.network import FILE, Network, load_network, save_network
 
 

@@ -21,7 +21,8 @@ from treadle.core.machine import cores, processor, threads
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import Runtime, matrix_peak
-from treadle.model.generate import Cache, advance, generation_threads
+from treadle.model.generate import generation_threads, make_memory
+from treadle.model.memory import Part
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.score import ROWS
 from treadle.optim.make import make_optimizer
@@ -220,14 +221,16 @@ def _forward_seconds(model: LanguageModel, rows: int, end: float) -> float:
 @torch.inference_mode()
 def _generate_seconds(model: LanguageModel, end: float) -> float:
     """Per token, one stream, from a short prompt."""
-    cache = Cache(model.shape, slots=1)
-    advance(model, cache, slots=[0], tokens=torch.zeros(1, 4, dtype=torch.int64))
-    one = torch.zeros(1, 1, dtype=torch.int64)
+    memory, context = make_memory(model, 1), model.shape.context
+    memory.admit(0, [0], context)
 
     def step() -> None:
-        if int(cache.lengths[0]) + 1 >= model.shape.context:
-            cache.clear(0)
-        advance(model, cache, slots=[0], tokens=one).argmax().item()
+        if memory.lengths[0] + 1 >= context:
+            memory.release(0)
+            memory.admit(0, [0], context)
+        memory.read_parts(model, [Part(0, [0])]).argmax().item()
+
+    memory.read_parts(model, [Part(0, [0] * min(4, context))])
 
     return _median(step, min(time.perf_counter() + 0.5, end))
 

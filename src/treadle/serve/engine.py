@@ -19,12 +19,15 @@ from torch import Tensor
 from treadle.core.errors import RequestError
 from treadle.data.shards import END_ID
 from treadle.data.tokenizer import token_bytes
-from treadle.model.generate import TextModel, advance, generation_threads, make_memory, sample
+from treadle.model.generate import generation_threads, make_memory, sample
+from treadle.model.lookup import Lookup
+from treadle.model.memory import Part, TextModel
 from treadle.serve.text import TextStream
 from treadle.serve.version import Full, Retired, Version
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 _CHUNK = 512  # prompt tokens that are read at once, so that a long prompt does not hold up the answers under way
+_ALONE = 2  # answers under way up to which tokens are guessed and read with the last one
 _COLDEST = 1e-3  # below this a temperature is 0: the division would overflow
 _log = logging.getLogger("treadle.serve")
 
@@ -74,9 +77,12 @@ class Answer:
     finish_reason: FinishReason | None = None
     read: int = 0
     """Prompt tokens read."""
+    known: int = 0
+    """Of them those that an earlier answer had read."""
     slot: int = -1
     last: int = -1
     generator: torch.Generator = field(default_factory=torch.Generator)
+    lookup: Lookup = field(default_factory=Lookup)
     cancelled: bool = False
 
     def cancel(self) -> None:
@@ -190,30 +196,62 @@ class Engine:
             for answer in gone:
                 self._waiting.remove(answer)
             while self._waiting and free:
+                known = self._memory.admit(free[0], self._waiting[0].prompt, self._most(self._waiting[0]))
+                if known is None:
+                    break
                 answer = self._waiting.popleft()
-                answer.slot = free.pop(0)
-                self._memory.clear(answer.slot)
+                answer.slot, answer.read, answer.known = free.pop(0), known, known
+                answer.lookup.push(answer.prompt)
                 self._active.append(answer)
         for answer in gone:
             self._end(answer, "cancelled", "")
         return True
 
+    def _most(self, answer: Answer) -> int:
+        """Tokens that a text may have in the end."""
+        return min(len(answer.prompt) + answer.settings.max_tokens, self.context)
+
     def _step(self) -> None:
-        """One token for every answer under way, after a piece of each new prompt."""
+        """One token or more for every answer under way, together with a piece of each new prompt while there is room."""
         for answer in [answer for answer in self._active if answer.cancelled]:
             self._end(answer, "cancelled", "")
-        writing = sorted((a for a in self._active if a.read == len(a.prompt)), key=lambda answer: answer.slot)
-        if writing:
-            tokens = torch.tensor([[answer.last] for answer in writing])
-            scores = advance(self.model, self._memory, [answer.slot for answer in writing], tokens)
-            for answer, row in zip(writing, scores, strict=True):
-                self._write(answer, row)
-        for answer in [a for a in self._active if a.read < len(a.prompt)]:
-            piece = answer.prompt[answer.read : answer.read + _CHUNK]
-            scores = advance(self.model, self._memory, [answer.slot], torch.tensor([piece]))
-            answer.read += len(piece)
-            if answer.read == len(answer.prompt):
-                self._write(answer, scores[0])
+        work, room = [], _CHUNK
+        writing = [answer for answer in self._active if answer.read == len(answer.prompt)]
+        for answer in writing:
+            guessed = self._guess(answer) if len(writing) <= _ALONE else []
+            work.append((answer, Part(answer.slot, [answer.last, *guessed], 1 + len(guessed))))
+        for answer in self._active:
+            piece = answer.prompt[answer.read : answer.read + room]
+            if piece:
+                answer.read += len(piece)
+                room -= len(piece)
+                work.append((answer, Part(answer.slot, piece, int(answer.read == len(answer.prompt)))))
+        if not work:
+            return
+        rows = iter(self._read([part for _, part in work]))
+        for answer, part in work:
+            scores = [next(rows) for _ in range(part.asked)]
+            if scores:
+                self._follow(answer, part.tokens[-part.asked :], scores)
+
+    def _read(self, parts: list[Part]) -> Tensor:
+        return self._memory.read_parts(self.model, parts)
+
+    def _guess(self, answer: Answer) -> list[int]:
+        """Tokens that may follow the last one, so few that all of them fit."""
+        left = min(answer.settings.max_tokens - answer.tokens - 1, self._most(answer) - self._memory.lengths[answer.slot] - 1)
+        return answer.lookup.guess(left) if self._memory.drafts else []
+
+    def _follow(self, answer: Answer, tokens: list[int], scores: list[Tensor]) -> None:
+        """Write from the scores behind each of ``tokens``, as long as what is written is the token that was guessed."""
+        for place, row in enumerate(scores):
+            self._write(answer, row)
+            guessed = tokens[place + 1 :]
+            if not guessed or answer.finish_reason is not None:
+                return
+            if answer.last != guessed[0]:
+                self._memory.take_back(answer.slot, len(guessed))
+                return
 
     def _write(self, answer: Answer, scores: Tensor) -> None:
         """Draw ``answer``'s next token from ``scores`` (V,), and give out the text that it makes certain."""
@@ -225,11 +263,12 @@ class Engine:
             self._end(answer, "stop", answer.stream.finish())
             return
         answer.last = token
+        answer.lookup.push([token])
         answer.tokens += 1
         text = answer.stream.push(token)
         if answer.stream.stopped:
             self._end(answer, "stop", text)
-        elif answer.tokens == how.max_tokens or self._memory.lengths[answer.slot] == self.context:
+        elif len(answer.prompt) + answer.tokens > self.context or answer.tokens == how.max_tokens:
             self._end(answer, "length", text + answer.stream.finish())
         else:
             _deliver(answer, text)
@@ -239,6 +278,7 @@ class Engine:
         with self._wake:
             if answer in self._active:
                 self._active.remove(answer)
+                self._memory.release(answer.slot)
         if reason in ("stop", "length"):
             self._seconds += 0.2 * (time.monotonic() - answer.started - self._seconds)
         _deliver(answer, text, reason)

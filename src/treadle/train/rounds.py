@@ -22,7 +22,7 @@ from treadle.data.schema import Schema
 from treadle.data.shards import Shard
 from treadle.data.table import Table
 from treadle.data.tokenizer import load_tokenizer
-from treadle.model.generate import TextModel
+from treadle.model.memory import TextModel
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.network import load_network, make_network
 from treadle.model.start import take_over

@@ -24,7 +24,8 @@ from treadle.data.shards import END_ID
 from treadle.data.targets.base import Target
 from treadle.data.targets.scalar import BinaryTarget, ClassTarget, NumberTarget
 from treadle.data.tokenizer import decode
-from treadle.model.generate import TextModel, generate, generation_threads
+from treadle.model.generate import generate, generation_threads
+from treadle.model.memory import TextModel
 from treadle.model.network import Network
 from treadle.spec.stages import Sample
 from treadle.spec.units import format_figure

@@ -18,7 +18,7 @@ from treadle.core.project import Project
 from treadle.core.runtime import WAY, Runtime, choose_runtime, matrix_peak
 from treadle.data.packing import Packed
 from treadle.model.flops import COUNTED, forward_flops
-from treadle.model.generate import TextModel
+from treadle.model.memory import TextModel
 from treadle.model.model import LanguageModel
 from treadle.model.open_weights import WEIGHTS
 from treadle.model.text import save_text_model

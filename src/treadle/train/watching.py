@@ -15,7 +15,7 @@ from treadle.data.loader import Examples
 from treadle.data.schema import FILE as FIELDS_FILE
 from treadle.data.schema import Schema
 from treadle.data.tokenizer import load_tokenizer
-from treadle.model.generate import TextModel
+from treadle.model.memory import TextModel
 from treadle.model.network import Network
 from treadle.spec.train import Train
 from treadle.store.artifacts import Artifact, flat

@@ -13,5 +13,7 @@
     else if (C == 32) OF_SIZE(32); \
     else OF_SIZE(C);
 
+#define KERNELS "turn.h"
+#include "kinds.h"
 #define KERNELS "layers.h"
 #include "kinds.h"

@@ -1,0 +1,110 @@
+// For each kind of weights (decoder.c): WEIGHT, what products take beside them (ACT_BYTES of K features; `prepare`), products, and rows of
+// an embedding. Every number of every token is computed by the same operations in the same order, whatever else is computed beside it.
+
+// y (N tokens, y_row apart): += or = the products of the matrix's rows first to last (of K columns each) with each token's features.
+static void NAME(products)(
+    int64_t first, int64_t last, int64_t K, const WEIGHT *w, const float *scale, int64_t N, const char *act, float *y, int64_t y_row, const int add
+) {
+    for (int64_t chunk = 0; chunk < N; chunk += CHUNK) {
+        const int64_t most = N - chunk < CHUNK ? N : chunk + CHUNK;
+        for (int64_t r = first; r < last; r += 4) {
+            const int rows = last - r < 4 ? (int)(last - r) : 4;
+            int64_t n = chunk;
+            for (; n < most; n += 4) {
+                float sums[4][4];
+                const int tokens = most - n < 4 ? (int)(most - n) : 4;
+                NAME(tile)(tokens, rows, K, w + r * UP(K, STEP), act + n * ACT_BYTES(K), sums);
+                for (int i = 0; i < tokens; i++)
+                    for (int j = 0; j < rows; j++) {
+                        float *to = y + (n + i) * y_row + r + j;
+                        const float found = scale ? sums[i][j] * scale[r + j] : sums[i][j];
+                        *to = add ? *to + found : found;
+                    }
+            }
+        }
+    }
+}
+
+// The part of a matrix of `rows` rows that thread t computes.
+static void NAME(shared)(
+    const pass *p, int64_t t, int64_t rows, int64_t K, int at, const void *const *weights, int64_t N, const char *act, float *y, int64_t y_row,
+    const int add
+) {
+    const int64_t blocks = UP(rows, 4) / 4, last = 4 * (blocks * (t + 1) / p->threads);
+    NAME(products)
+    (4 * (blocks * t / p->threads), last < rows ? last : rows, K, weights[at], weights[at + 1], N, act, y, y_row, add);
+}
+
+static void NAME(layer)(pass *p, int64_t t, int64_t index) {
+    const void *const *w = p->weights + index * PER_LAYER;
+    const int64_t N = p->tokens, D = p->width, C = p->features, H = p->heads, K = p->kv_heads, F = p->hidden, all = (H + 2 * K) * C;
+    for (int64_t n = t; n < N; n += p->threads) NAME(normed)(D, p->x + n * D, w[0], p->eps, p->act + n * ACT_BYTES(D), p->own[t]);
+    wait_for_all(p);
+    NAME(shared)(p, t, all, D, 1, w, N, p->act, p->wide, p->wide_row, 0);
+    wait_for_all(p);
+    for (int64_t n = t; n < N; n += p->threads) CACHED(place)(p, index, n, w[3], w[4]);
+    wait_for_all(p);
+    for (int64_t i = t; i < N * K; i += p->threads) CACHED(attend)(p, index, i / K, i % K, p->own[t]);
+    wait_for_all(p);
+    for (int64_t n = t; n < N; n += p->threads) NAME(prepare)(H * C, p->attended + n * H * C, p->act + n * ACT_BYTES(H * C));
+    wait_for_all(p);
+    NAME(shared)(p, t, D, H * C, 5, w, N, p->act, p->x, D, 1);
+    wait_for_all(p);
+    for (int64_t n = t; n < N; n += p->threads) NAME(normed)(D, p->x + n * D, w[7], p->eps, p->act + n * ACT_BYTES(D), p->own[t]);
+    wait_for_all(p);
+    NAME(shared)(p, t, 2 * F, D, 8, w, N, p->act, p->wide, p->wide_row, 0);
+    wait_for_all(p);
+    for (int64_t n = t; n < N; n += p->threads) {
+        float *gate = p->wide + n * p->wide_row;
+#pragma omp simd
+        for (int64_t j = 0; j < F; j++) gate[j] = gate[j] * sigmoid(gate[j]) * gate[j + F];
+        NAME(prepare)(F, gate, p->act + n * ACT_BYTES(F));
+    }
+    wait_for_all(p);
+    NAME(shared)(p, t, D, F, 10, w, N, p->act, p->x, D, 1);
+    wait_for_all(p);
+}
+
+// A thread's share of the whole pass.
+static void *NAME(work)(void *given) {
+    const worker *own = given;
+    pass *p = own->pass;
+    const int64_t t = own->number, D = p->width;
+    const void *const *last = p->weights + p->depth * PER_LAYER;  // the last norm, the head and its scales, the embedding and its scales
+    for (int64_t n = t; n < p->tokens; n += p->threads) NAME(embed)(D, last[3], last[4], p->ids[n], p->x + n * D);
+    wait_for_all(p);
+    for (int64_t index = 0; index < p->depth; index++) NAME(layer)(p, t, index);
+    for (int64_t a = t; a < p->asked; a += p->threads)
+        NAME(normed)(D, p->x + p->which[a] * D, last[0], p->eps, p->act + a * ACT_BYTES(D), p->own[t]);
+    wait_for_all(p);
+    NAME(shared)(p, t, p->vocabulary, D, 1, last, p->asked, p->act, p->scores, p->vocabulary, 0);
+    return NULL;
+}
+
+// A pass of `tokens` tokens, of any texts and places, through a decoder: the scores (asked, V) of what follows the tokens `which`. Their keys
+// and values go into the pages of their texts. sizes: threads, depth, D, H, K, C, F, V, context, pages, tokens, asked, pages of a text, bytes
+// of all activations. 0: no memory for it.
+int64_t NAME(decode)(
+    const int64_t *sizes, float eps, const void *const *weights, const float *rope, const int64_t *ids, const int64_t *places, const int64_t *texts,
+    const int64_t *table, const int64_t *which, void *keys, void *values, float *scores
+) {
+    pass p = {
+        sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7], sizes[8], sizes[9], sizes[10], sizes[11], sizes[12],
+        eps, weights, rope, ids, places, texts, table, which, keys, values, scores
+    };
+    const int64_t N = p.tokens, all = (p.heads + 2 * p.kv_heads) * p.features, heads = p.heads * p.features, F = 2 * p.hidden;
+    const int64_t widest = p.width > heads ? p.width : heads, most = widest > p.hidden ? widest : p.hidden;
+    p.wide_row = all > F ? all : F;
+    const int64_t own = UP(p.context, PAGE) * QUERIES + most;
+    float *work = malloc((N * (p.width + p.wide_row + 2 * heads) + p.threads * own) * sizeof(float));
+    p.act = aligned_alloc(64, UP(N * ACT_BYTES(most), 64));
+    if (work && p.act) {
+        p.x = work, p.wide = p.x + N * p.width, p.q = p.wide + N * p.wide_row, p.attended = p.q + N * heads;
+        for (int64_t t = 0; t < p.threads; t++) p.own[t] = p.attended + N * heads + t * own;
+        run(&p, NAME(work));
+    }
+    const int64_t done = work && p.act;
+    free(work);
+    free(p.act);
+    return done;
+}

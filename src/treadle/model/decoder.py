@@ -1,0 +1,127 @@
+"""A language model as its compiled decoder runs it: weights laid out for one pass over them, keys and values in pages.
+
+N tokens of any texts at once. Each token's result follows from its text alone, to the last bit: not from what else is computed
+beside it, from how its text came in pieces, or from how many threads there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from treadle.core import native
+from treadle.core.native import Kernels
+from treadle.model.layers.norm import RMSNorm
+from treadle.model.layers.quantized import Int8Rows
+from treadle.model.model import LanguageModel
+from treadle.model.trunks.transformer import Layer
+from treadle.spec.shape import Shape
+
+PAGE = 16
+"""Places of a page: the kernel's PAGE."""
+_MOST = 256
+"""Features of a head: the kernel's MOST."""
+_STEP = {torch.int8: 64, torch.bfloat16: 16, torch.float32: 16}
+"""Columns that the kernel reads at once."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass reads: of each token (N,) its id, its place in its text, and the text's row in ``table``."""
+
+    ids: Sequence[int]
+    places: Sequence[int]
+    texts: Sequence[int]
+    table: Tensor
+    """(R, P) int64: the pages of each text, in order."""
+    which: Sequence[int]
+    """Tokens (A,) for which the scores of what follows are asked."""
+
+
+class Pages:
+    """Room for the keys and values of ``count`` times ``PAGE`` places: in float32 where the weights are, else in bf16."""
+
+    def __init__(self, shape: Shape, kind: torch.dtype, count: int) -> None:
+        held = torch.float32 if kind == torch.float32 else torch.bfloat16
+        self.count = count
+        self.keys = torch.zeros(shape.depth, count, shape.kv_heads, shape.head_dim, PAGE, dtype=held)
+        self.values = torch.zeros(shape.depth, count, shape.kv_heads, PAGE, shape.head_dim, dtype=held)
+
+
+class Decoder:
+    """``kind`` of the weights: int8 where ``model`` holds them so, else bf16 where all of them are exact in it, else float32."""
+
+    def __init__(self, model: LanguageModel, run: Kernels, threads: int) -> None:
+        self.shape, self.run, self.threads = model.shape, run, threads
+        held = _matrices(model)
+        eight = all(isinstance(m, Int8Rows) for m in held)
+        exact = not eight and all(bool((m.weight.bfloat16().float() == m.weight.float()).all()) for m in held)
+        self.kind = torch.int8 if eight else torch.bfloat16 if exact else torch.float32
+        self.rope = model.trunk.rope.contiguous()
+        self.weights: list[Tensor | None] = []
+        for layer in cast(Iterable[Layer], model.trunk.layers):
+            attention, mlp = layer.self_attn, layer.mlp
+            self.weights += [layer.input_layernorm.weight.detach().float()]
+            self.weights += self._joined(attention.q_proj, attention.k_proj, attention.v_proj)
+            norms = (attention.q_norm, attention.k_norm)
+            self.weights += [norm.weight.detach().float() if isinstance(norm, RMSNorm) else None for norm in norms]
+            self.weights += self._joined(attention.o_proj)
+            self.weights += [layer.post_attention_layernorm.weight.detach().float()]
+            self.weights += self._joined(mlp.gate_proj, mlp.up_proj)
+            self.weights += self._joined(mlp.down_proj)
+        embedding = self._joined(model.embedding)
+        head: Any = model.heads[model.head]
+        self.weights += [model.trunk.norm.weight.detach().float()]
+        self.weights += [*(embedding if self.shape.tie_embeddings else self._joined(head.lm_head)), *embedding]
+
+    @staticmethod
+    def fits(model: LanguageModel) -> bool:
+        """Whether the kernel is for such sizes and such matrices."""
+        alike = len({isinstance(m, Int8Rows) for m in _matrices(model)}) == 1
+        return alike and model.shape.head_dim <= _MOST and model.trunk.rope.device.type == "cpu"
+
+    def read(self, given: Pass, pages: Pages) -> Tensor:
+        """Scores (A, V) float32. Raises ``MemoryError``."""
+        s, scores = self.shape, torch.empty(len(given.which), self.shape.vocabulary)
+        sizes = [
+            self.threads, s.depth, s.width, s.heads, s.kv_heads, s.head_dim, s.hidden, s.vocabulary, s.context, pages.count,
+            len(given.ids), len(given.which), given.table.shape[1],
+        ]
+        done = self.run(
+            "decode", self.kind, sizes, s.norm_eps, self.weights, self.rope, list(given.ids), list(given.places),
+            list(given.texts), given.table, list(given.which) or [0], pages.keys, pages.values, scores,
+        )
+        if not done:
+            raise MemoryError(f"no memory for a pass of {len(given.ids)} tokens")
+        return scores
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) -> (B, T, V), as ``LanguageModel.logits`` gives them."""
+        rows, length = tokens.shape
+        each = -(-length // PAGE)
+        pages = torch.arange(rows * each).view(rows, each)
+        texts = torch.arange(rows).repeat_interleave(length).tolist()
+        given = Pass(tokens.flatten().tolist(), [*range(length)] * rows, texts, pages, range(rows * length))
+        return self.read(given, Pages(self.shape, self.kind, rows * each)).view(rows, length, -1)
+
+    def _joined(self, *modules: Any) -> list[Tensor | None]:
+        """Rows of matrices that have the same input, filled up to what the kernel reads at once, and their scales."""
+        weight = torch.cat([m.weight.detach() for m in modules])
+        scale = torch.cat([m.weight_scale.float() for m in modules]) if self.kind == torch.int8 else None
+        weight = F.pad(weight, (0, -weight.shape[1] % _STEP[self.kind]))
+        return [(weight.int() + 128).to(torch.uint8) if self.kind == torch.int8 else weight.to(self.kind), scale]
+
+
+def _matrices(model: LanguageModel) -> list[Any]:
+    return [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Embedding, Int8Rows))]
+
+
+def decoder_of(model: nn.Module, threads: int) -> Decoder | None:
+    """None: there are no kernels for ``model``."""
+    run = native.kernels() if isinstance(model, LanguageModel) and Decoder.fits(model) else None
+    return Decoder(model, run, threads) if run and isinstance(model, LanguageModel) else None

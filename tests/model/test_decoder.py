@@ -1,0 +1,129 @@
+"""The compiled decoder beside the model that it runs, and its results in any company."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from treadle.core import native
+from treadle.core.native import Kernels
+from treadle.model.decoder import PAGE, Decoder, Pages, Pass
+from treadle.model.layers.quantized import quantize_modules
+from treadle.model.model import LanguageModel, make_model
+from treadle.spec.shape import Shape
+
+SHAPES = [
+    Shape(vocabulary=301, context=90, depth=2, width=96, heads=6, kv_heads=2, head_dim=32, hidden=160, tie_embeddings=False),
+    Shape(vocabulary=64, context=90, depth=3, width=40, heads=2, kv_heads=2, head_dim=24, hidden=72, qk_norm=False),
+    Shape(vocabulary=130, context=90, depth=1, width=128, heads=2, kv_heads=1, head_dim=64, hidden=32),
+    Shape(vocabulary=17, context=90, depth=2, width=144, heads=1, kv_heads=1, head_dim=128, hidden=96),
+]
+KINDS = ["float32", "bf16", "int8"]
+
+
+@pytest.fixture(scope="module")
+def run() -> Kernels:
+    found = native.kernels() if native.compiler() else None
+    if found is None:
+        pytest.skip("needs a C compiler")
+    return found
+
+
+def model_of(shape: Shape, kind: str) -> LanguageModel:
+    model = make_model(shape, 0).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(p.bfloat16().float() if kind == "bf16" else p)
+            if p.dim() == 1:
+                p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    if kind == "int8":
+        quantize_modules(model)
+    return model
+
+
+def read(decoder: Decoder, pages: Pages, text: Sequence[int], held: Sequence[int], start: int = 0) -> Tensor:
+    """Scores (T, V) behind every token of ``text``, which begins at ``start``."""
+    count = len(text)
+    given = Pass(text, range(start, start + count), [0] * count, torch.tensor([list(held)]), range(count))
+    return decoder.read(given, pages)
+
+
+def words(shape: Shape, count: int, seed: int = 0) -> list[int]:
+    return [random.Random(seed + place).randrange(shape.vocabulary) for place in range(count)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("kind", "most"), [("float32", 3e-6), ("bf16", 0.01), ("int8", 0.05)])
+def test_its_scores_are_the_models(run: Kernels, shape: Shape, kind: str, most: float):
+    """In float32 but for rounding. bf16: keys and values are rounded; int8: what products take as well."""
+    model, text = model_of(shape, kind), words(shape, 80)
+    decoder = Decoder(model, run, 2)
+    assert str(decoder.kind) == {"float32": "torch.float32", "bf16": "torch.bfloat16", "int8": "torch.int8"}[kind]
+    plain = copy.deepcopy(model).double() if kind != "int8" else model
+    with torch.inference_mode():
+        expected = plain.logits(torch.tensor([text]))[0].double()
+    found = read(decoder, Pages(shape, decoder.kind, 9), text, random.Random(0).sample(range(9), 5)).double()
+    assert float((found - expected).norm() / expected.norm()) < most
+
+
+def test_an_int8_product_is_its_formula(run: Kernels):
+    """Of no layers: the last norm's result in blocks of 32 with a scale each, whole numbers' products, the rows' scales."""
+    shape = Shape(vocabulary=37, context=20, depth=0, width=100, heads=2, kv_heads=2, head_dim=32, hidden=32)
+    model, text = model_of(shape, "int8"), words(shape, 20)
+    found = read(Decoder(model, run, 1), Pages(shape, torch.int8, 2), text, [0, 1])
+    weight, scale = model.embedding.weight.double(), model.embedding.weight_scale.double()
+    x = model.trunk.norm((weight * scale[:, None])[text].float()).detach()
+    blocks = torch.nn.functional.pad(x, (0, 28)).unflatten(1, (4, 32))
+    largest = blocks.abs().amax(2, keepdim=True)
+    whole = torch.round(blocks * (127 / largest)).double() * (largest / 127).double()
+    expected = whole.flatten(1)[:, :100] @ weight.T * scale
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_tokens_are_scored_as_the_model_scores_them(run: Kernels):
+    model = model_of(SHAPES[0], "float32")
+    tokens = torch.tensor([words(SHAPES[0], 37), words(SHAPES[0], 37, 9)])
+    with torch.inference_mode():
+        torch.testing.assert_close(Decoder(model, run, 2).logits(tokens), model.logits(tokens), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=15)
+@given(
+    st.integers(0, len(SHAPES) - 1), st.lists(st.integers(1, 70), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 10**6)
+)
+def test_a_text_gets_the_same_scores_in_any_company_and_in_any_pieces(
+    run: Kernels, kind: str, number: int, lengths: list[int], threads: int, seed: int
+):
+    """To the bit: alone at once by one thread, and in pieces beside others by several."""
+    shape, draw = SHAPES[number], random.Random(seed)
+    model = model_of(shape, kind)
+    alone, together = Decoder(model, run, 1), Decoder(model, run, threads)
+    texts = [words(shape, length, seed + 1000 * row) for row, length in enumerate(lengths)]
+    pages, free = Pages(shape, alone.kind, 40), draw.sample(range(40), 40)
+    held = [[free.pop() for _ in range(-(-length // PAGE))] for length in lengths]
+    longest = max(map(len, held))
+    table = torch.tensor([row + [0] * (longest - len(row)) for row in held])
+    found: list[list[Tensor]] = [[] for _ in texts]
+    done = [0] * len(texts)
+    while any(count < len(text) for count, text in zip(done, texts, strict=True)):
+        rows = [row for row in range(len(texts)) if done[row] < len(texts[row]) and draw.random() < 0.7]
+        pieces = [(row, min(draw.choice([1, 1, 2, 5, 17, 40]), len(texts[row]) - done[row])) for row in rows]
+        ids = [texts[row][done[row] + i] for row, count in pieces for i in range(count)]
+        places = [done[row] + i for row, count in pieces for i in range(count)]
+        if not ids:
+            continue
+        owners = [row for row, count in pieces for _ in range(count)]
+        scores = together.read(Pass(ids, places, owners, table, range(len(ids))), pages)
+        for row, count in pieces:
+            found[row].append(scores[:count])
+            scores, done[row] = scores[count:], done[row] + count
+    for row, text in enumerate(texts):
+        assert torch.equal(torch.cat(found[row]), read(alone, Pages(shape, alone.kind, 9), text, range(len(held[row]))))
