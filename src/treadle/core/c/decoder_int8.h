@@ -43,8 +43,9 @@ INLINE void tile_of(const int tokens, const int rows, int64_t K, const uint8_t *
         for (int j = 0; j < rows; j++) weights[j] = _mm512_loadu_si512(w + j * wide + k);
         for (int i = 0; i < tokens; i++) {
             const quantized x = quantized_at(act + i * 3 * wide, K);
-            const __m512i q = _mm512_loadu_si512(x.q + k), less = _mm512_loadu_si512(x.less + k / 4);
-            const __m512 scale = _mm512_loadu_ps(x.scale + k / 4);
+            __m512i q = _mm512_loadu_si512(x.q + k), less = _mm512_loadu_si512(x.less + k / 4);
+            __m512 scale = _mm512_loadu_ps(x.scale + k / 4);
+            __asm__("" : "+v"(q), "+v"(less), "+v"(scale));  // else the compiler reads them again for each row
             for (int j = 0; j < rows; j++)
                 found[i][j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_dpbusd_epi32(less, weights[j], q)), scale, found[i][j]);
         }
