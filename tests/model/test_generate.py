@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiny import SHAPE
-from treadle.model.generate import generate, sample
+from treadle.model.generate import generate
 from treadle.model.memory import Cache, advance
+from treadle.model.sampling import Sampling, sample
 from treadle.model.model import LanguageModel, make_model
 
 
@@ -68,17 +69,17 @@ def test_generation_ends_at_the_end_mark_and_at_a_full_context(model: LanguageMo
 
 def test_sampling_draws_from_the_softmax():
     logits, generator = torch.tensor([2.0, 1.0, 0.0, -1.0]), torch.Generator().manual_seed(0)
-    drawn = np.bincount([sample(logits, 0.7, 1.0, generator) for _ in range(8000)], minlength=4) / 8000
+    drawn = np.bincount([sample(logits, Sampling(0.7, 1.0), generator) for _ in range(8000)], minlength=4) / 8000
     expected = torch.softmax(logits.double() / 0.7, 0).numpy()
     assert np.abs(drawn - expected).max() < 0.02
-    assert sample(logits, 0.0, 1.0, generator) == 0
+    assert sample(logits, Sampling(0.0, 1.0), generator) == 0
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it():
     logits, generator = torch.log(torch.tensor([0.1, 0.5, 0.15, 0.25])), torch.Generator().manual_seed(0)
-    assert {sample(logits, 1.0, 0.7, generator) for _ in range(500)} == {1, 3}
-    assert {sample(logits, 1.0, 0.76, generator) for _ in range(500)} == {1, 2, 3}
-    assert {sample(logits, 1.0, 1e-9, generator) for _ in range(50)} == {1}
+    assert {sample(logits, Sampling(1.0, 0.7), generator) for _ in range(500)} == {1, 3}
+    assert {sample(logits, Sampling(1.0, 0.76), generator) for _ in range(500)} == {1, 2, 3}
+    assert {sample(logits, Sampling(1.0, 1e-9), generator) for _ in range(50)} == {1}
 
 
 def test_the_seed_decides(model: LanguageModel):

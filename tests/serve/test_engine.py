@@ -20,6 +20,7 @@ from treadle.model.hub import load_model
 from treadle.model.lookup import Lookup
 from treadle.model.network import make_network
 from treadle.model.paged import Paged
+from treadle.model.sampling import Sampling
 from treadle.serve import engine as module
 from treadle.serve.engine import Answer, Engine, Piece, Settings
 from treadle.serve.text import TextStream
@@ -27,7 +28,13 @@ from treadle.serve.version import Full, Retired, Version
 from treadle.spec.model import Model
 
 PROMPTS = ["def f(x):\n", "", "class JSONDecoder(json):\n    def raw", "naïve 你好 🙂", "import re\n" * 30, "return", "x"]
-GREEDY = Settings(max_tokens=40, temperature=0.0, top_p=1.0)
+
+
+def asked(tokens: int, temperature: float = 0.0, top_p: float = 1.0, stops: tuple[str, ...] = (), **more: Any) -> Settings:
+    return Settings(tokens, Sampling(temperature, top_p), stops, **more)
+
+
+GREEDY = asked(40)
 
 
 class Ask:
@@ -86,7 +93,9 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 def reference(engine: Engine, prompt: str, settings: Settings) -> str:
     tokens = [END_ID, *engine.tokenizer.encode(prompt, add_special_tokens=False).ids]
-    how = {"temperature": settings.temperature, "top_p": settings.top_p, "seed": settings.seed or 0, "end": END_ID}
+    how = {
+        "temperature": settings.sampling.temperature, "top_p": settings.sampling.top_p, "seed": settings.seed or 0, "end": END_ID,
+    }
     stream = TextStream(token_bytes(engine.tokenizer, engine.model.vocabulary))
     return "".join(stream.push(token) for token in generate(engine.model, tokens, settings.max_tokens, **how)) + stream.finish()
 
@@ -124,14 +133,14 @@ def test_a_recurrent_net_answers_in_the_same_engine() -> None:
 
 def test_a_seed_gives_the_same_answer_alone_and_among_others(make: Callable[..., Ask]) -> None:
     ask = make(slots=4)
-    how = Settings(max_tokens=30, temperature=0.9, top_p=0.9, seed=7)
+    how = asked(30, 0.9, 0.9, seed=7)
     alone = ask("def f", how)
     assert alone[0] == reference(ask.engine, "def f", how)
-    others = [ask.start(prompt, Settings(60, 1.3, 1.0)) for prompt in PROMPTS[:3]]
+    others = [ask.start(prompt, asked(60, 1.3, 1.0)) for prompt in PROMPTS[:3]]
     assert ask("def f", how) == alone
     for _, pieces in others:
         ask.finish(pieces)
-    assert ask("def f", Settings(30, 0.9, 0.9, seed=8)) != alone
+    assert ask("def f", asked(30, 0.9, 0.9, seed=8)) != alone
 
 
 def test_in_200_random_mixes_every_answer_is_the_one_that_it_gets_alone(make: Callable[..., Ask]) -> None:
@@ -145,7 +154,7 @@ def test_in_200_random_mixes_every_answer_is_the_one_that_it_gets_alone(make: Ca
         for _ in range(draw.randrange(1, 8)):
             prompt = draw.choice([*PROMPTS, *(start + draw.choice(PROMPTS) for start in starts)])
             heat = draw.choice([0.0, 0.0, 0.8])
-            how = Settings(draw.choice([1, 5, 24]), heat, 0.95, draw.choice([(), ("a",), ("\n\n", "ret")]), seed=draw.randrange(3))
+            how = asked(draw.choice([1, 5, 24]), heat, 0.95, draw.choice([(), ("a",), ("\n\n", "ret")]), seed=draw.randrange(3))
             answer, pieces = together.start(prompt, how)
             running.append((prompt, how, pieces))
             if draw.random() < 0.1:
@@ -167,30 +176,30 @@ def test_tokens_that_are_guessed_change_no_answer_and_save_steps(make: Callable[
         pytest.skip("needs a C compiler")
     real = Engine._read
     monkeypatch.setattr(Engine, "_read", lambda self, parts: steps.append(parts) or real(self, parts))
-    text, _ = ask(PROMPTS[4], Settings(100, 0.0, 1.0))
+    text, _ = ask(PROMPTS[4], asked(100, 0.0, 1.0))
     fewer, steps[:] = len(steps), []
     monkeypatch.setattr(Lookup, "guess", lambda self, most: [])
-    assert ask(PROMPTS[4], Settings(100, 0.0, 1.0))[0] == text
+    assert ask(PROMPTS[4], asked(100, 0.0, 1.0))[0] == text
     assert fewer < 0.8 * len(steps)
 
 
 def test_a_drawn_seed_is_told_and_gives_the_answer_again(make: Callable[..., Ask]) -> None:
     ask = make()
-    answer, pieces = ask.start("def f", Settings(30, 1.0, 1.0))
+    answer, pieces = ask.start("def f", asked(30, 1.0, 1.0))
     text, _ = ask.finish(pieces)
-    assert ask("def f", Settings(30, 1.0, 1.0, seed=answer.seed))[0] == text
+    assert ask("def f", asked(30, 1.0, 1.0, seed=answer.seed))[0] == text
 
 
 def test_the_coldest_temperature_is_the_likeliest_token(make: Callable[..., Ask]) -> None:
     ask = make()
-    assert ask("def f", Settings(20, 1e-300, 1.0)) == ask("def f", Settings(20, 0.0, 1.0))
+    assert ask("def f", asked(20, 1e-300, 1.0)) == ask("def f", asked(20, 0.0, 1.0))
 
 
 def test_a_stop_string_ends_the_answer_before_it(make: Callable[..., Ask]) -> None:
     ask = make()
-    whole, _ = ask("def f", Settings(60, 0.0, 1.0))
+    whole, _ = ask("def f", asked(60, 0.0, 1.0))
     stop = whole[10:14]
-    text, reason = ask("def f", Settings(60, 0.0, 1.0, stops=(stop, "never found")))
+    text, reason = ask("def f", asked(60, 0.0, 1.0, stops=(stop, "never found")))
     assert (text, reason) == (whole[: whole.index(stop)], "stop")
 
 
@@ -205,10 +214,10 @@ def test_the_end_mark_ends_the_answer(make: Callable[..., Ask], monkeypatch: pyt
 
 def test_a_full_context_ends_the_answer(make: Callable[..., Ask]) -> None:
     ask = make()
-    answer, pieces = ask.start("import re\n" * 300, Settings(500, 0.0, 1.0, truncate=1000))
+    answer, pieces = ask.start("import re\n" * 300, asked(500, 0.0, 1.0, truncate=1000))
     _, reason = ask.finish(pieces)
     assert (reason, len(answer.prompt), answer.tokens) == ("length", 1000, 25)
-    answer, pieces = ask.start("import re\n" * 300, Settings(500, 0.0, 1.0, truncate=1024))
+    answer, pieces = ask.start("import re\n" * 300, asked(500, 0.0, 1.0, truncate=1024))
     ask.finish(pieces)
     assert answer.tokens == 1  # as generate does: the last token needs no place
 
@@ -220,18 +229,18 @@ def test_a_prompt_over_the_context_is_refused_or_cut_at_its_front(make: Callable
     with pytest.raises(RequestError, match=f"is {len(tokens) + 1} tokens") as caught:
         ask.start(prompt)
     assert (caught.value.status, caught.value.field) == (400, "prompt")
-    answer, pieces = ask.start(prompt, Settings(24, 0.0, 1.0, truncate=-1))
+    answer, pieces = ask.start(prompt, asked(24, 0.0, 1.0, truncate=-1))
     ask.finish(pieces)
     assert (answer.prompt, answer.dropped, answer.tokens) == (tokens[-1000:], len(tokens) + 1 - 1000, 24)
     for longest in (1000, 1023, 5000):  # what is asked of the answer never takes more than half of the room
-        answer, pieces = ask.start("import re\n" * 400, Settings(longest, 0.0, 1.0, truncate=-1))
+        answer, pieces = ask.start("import re\n" * 400, asked(longest, 0.0, 1.0, truncate=-1))
         answer.cancel()
         ask.finish(pieces)
         assert answer.prompt == tokens[-512:]
     with pytest.raises(RequestError) as caught:
-        ask.start(prompt, Settings(24, 0.0, 1.0, truncate=1025))
+        ask.start(prompt, asked(24, 0.0, 1.0, truncate=1025))
     assert caught.value.field == "truncate_prompt_tokens"
-    short, pieces = ask.start("x", Settings(1, 0.0, 1.0, truncate=100))
+    short, pieces = ask.start("x", asked(1, 0.0, 1.0, truncate=100))
     ask.finish(pieces)
     assert (short.prompt[0], short.dropped) == (END_ID, 0)
 
@@ -240,14 +249,14 @@ def test_a_long_prompt_read_in_pieces_gives_the_same_answer(make: Callable[..., 
     ask = make()
     prompt = "def f(x):\n    return x + 1\n" * 40
     assert 512 < len(ask.engine.tokenizer.encode(prompt).ids) < 1000
-    other = ask.start("y", Settings(200, 0.0, 1.0))
-    assert ask(prompt, Settings(20, 0.0, 1.0))[0] == reference(ask.engine, prompt, Settings(20, 0.0, 1.0))
+    other = ask.start("y", asked(200, 0.0, 1.0))
+    assert ask(prompt, asked(20, 0.0, 1.0))[0] == reference(ask.engine, prompt, asked(20, 0.0, 1.0))
     ask.finish(other[1])
 
 
 def test_more_than_slots_and_queue_is_refused(make: Callable[..., Ask], slow: Callable[[], None]) -> None:
     ask = make(slots=1, queue=2)
-    running = [ask.start("x", Settings(1, 0.0, 1.0)) for _ in range(3)]
+    running = [ask.start("x", asked(1, 0.0, 1.0)) for _ in range(3)]
     with pytest.raises(Full) as caught:
         ask.start("x")
     assert (caught.value.status, caught.value.retry_after >= 1) == (429, True)
@@ -261,9 +270,9 @@ def test_a_cancelled_answer_frees_its_slot_within_a_step(
     make: Callable[..., Ask], slow: Callable[[], None], until: Callable[..., None]
 ) -> None:
     ask = make(slots=1)
-    first, pieces = ask.start("x", Settings(500, 0.0, 1.0))
-    second, second_pieces = ask.start("x", Settings(1, 0.0, 1.0))
-    gone, gone_pieces = ask.start("x", Settings(1, 0.0, 1.0))
+    first, pieces = ask.start("x", asked(500, 0.0, 1.0))
+    second, second_pieces = ask.start("x", asked(1, 0.0, 1.0))
+    gone, gone_pieces = ask.start("x", asked(1, 0.0, 1.0))
     slow()
     pieces.get(timeout=20)
     gone.cancel()
@@ -307,7 +316,7 @@ def test_an_answer_that_no_one_waits_for_is_cancelled(make: Callable[..., Ask], 
     def closed(piece: Piece) -> None:
         raise RuntimeError("Event loop is closed")
 
-    answer = ask.engine.prepare("x", Settings(900, 0.0, 1.0), closed)
+    answer = ask.engine.prepare("x", asked(900, 0.0, 1.0), closed)
     ask.engine.submit(answer)
     until(lambda: answer.finish_reason)
     assert (answer.finish_reason, answer.tokens < 900) == ("cancelled", True)

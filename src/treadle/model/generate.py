@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from treadle.core.machine import threads
 from treadle.model.memory import Cache, Memory, Part, States, TextModel
 from treadle.model.model import LanguageModel
 from treadle.model.paged import paged_memory
+from treadle.model.sampling import Sampling, sample
 
 SMALL = 20_000_000
 """Parameters below which one thread generates."""
@@ -29,29 +29,17 @@ def generation_threads(model: TextModel) -> int:
     return 1 if model.parameter_count < SMALL else threads()
 
 
-def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """One token from ``logits`` (V,): the likeliest at temperature 0, else from the smallest set of tokens whose probability
-    reaches ``top_p`` (Holtzman et al. 2020)."""
-    if temperature == 0:
-        return int(logits.argmax())
-    probabilities = torch.softmax(logits.double() / temperature, dim=-1)
-    if top_p < 1:
-        ordered, order = probabilities.sort(descending=True, stable=True)
-        keep = ordered.cumsum(0) - ordered < top_p  # the token that crosses the mark stays in
-        probabilities = torch.zeros_like(probabilities).scatter_(0, order[keep], ordered[keep])
-    return int(torch.multinomial(probabilities, 1, generator=generator))
-
-
 def generate(
     model: TextModel, prompt: Sequence[int], max_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
     end: int | None = None,
 ) -> Iterator[int]:
     """Continue ``prompt`` token by token: up to ``max_tokens``, to the ``end`` token (not given out), or to a full context."""
     memory, generator = make_memory(model, 1), torch.Generator().manual_seed(seed)
+    how = Sampling(temperature, top_p)
     memory.admit(0, prompt, len(prompt) + max_tokens)
     scores = memory.read_parts(model, [Part(0, list(prompt))])
     for index in range(max_tokens):
-        token = sample(scores[0], temperature, top_p, generator)
+        token = sample(scores[0], how, generator)
         if token == end:
             return
         yield token

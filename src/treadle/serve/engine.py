@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,16 +19,18 @@ from torch import Tensor
 from treadle.core.errors import RequestError
 from treadle.data.shards import END_ID
 from treadle.data.tokenizer import token_bytes
-from treadle.model.generate import generation_threads, make_memory, sample
+from treadle.model.generate import generation_threads, make_memory
 from treadle.model.lookup import Lookup
 from treadle.model.memory import Part, TextModel
+from treadle.model.sampling import Adjusted, Likely, Sampling, likely, sample
+from treadle.model.template import ChatTemplate
+from treadle.serve.constraint import Constraint, Form, Forms
 from treadle.serve.text import TextStream
 from treadle.serve.version import Full, Retired, Version
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 _CHUNK = 512  # prompt tokens that are read at once, so that a long prompt does not hold up the answers under way
 _ALONE = 2  # answers under way up to which tokens are guessed and read with the last one
-_COLDEST = 1e-3  # below this a temperature is 0: the division would overflow
 _log = logging.getLogger("treadle.serve")
 
 
@@ -37,14 +39,17 @@ class Settings:
     """How to write one answer."""
 
     max_tokens: int
-    temperature: float
-    top_p: float
+    sampling: Sampling = Sampling()
     stops: tuple[str, ...] = ()
     seed: int | None = None
     """None: a random one is drawn."""
     truncate: int | None = None
     """Keep this many last tokens of the prompt; -1: as many as fit beside ``max_tokens``, but half the context in any case; None:
     refuse a longer one."""
+    likely: int | None = None
+    """Tell of each token how likely it was, and this many that were likelier or as likely; None: do not."""
+    form: Form | None = None
+    """What the answer is held to."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class Piece:
     finish_reason: FinishReason | None = None
     tokens: int = 0
     """Of the answer so far."""
+    likely: tuple[Likely, ...] = ()
+    """Of the tokens that this piece adds, where that was asked for."""
 
 
 @dataclass(eq=False)
@@ -69,6 +76,8 @@ class Answer:
     seed: int
     stream: TextStream
     deliver: Callable[[Piece], None]
+    adjusted: Adjusted | None = None
+    constraint: Constraint | None = None
     tokens: int = 0
     """Tokens written; an end mark is not counted."""
     started: float = field(default_factory=time.monotonic)
@@ -93,10 +102,15 @@ class Answer:
 class Engine:
     """A model with ``slots`` places, and a queue of at most ``queue`` answers for which none is free."""
 
-    def __init__(self, model: TextModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int) -> None:
-        self.model, self.tokenizer, self.version = model, tokenizer, version
+    def __init__(
+        self, model: TextModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int, template: ChatTemplate | None = None,
+        ends: Sequence[int] = (END_ID,),
+    ) -> None:
+        """``template`` of a model that was trained on conversations; ``ends``: tokens that end an answer."""
+        self.model, self.tokenizer, self.version, self.template, self.ends = model, tokenizer, version, template, frozenset(ends)
         self.slots, self.queue = slots, queue
-        self._table = token_bytes(tokenizer, model.vocabulary)
+        self.table = token_bytes(tokenizer, model.vocabulary)
+        self._forms = Forms(tokenizer, model.vocabulary, sorted(self.ends))
         self._memory = make_memory(model, slots)
         self._waiting: deque[Answer] = deque()
         self._active: list[Answer] = []
@@ -119,12 +133,26 @@ class Engine:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def prepare(self, prompt: str, settings: Settings, deliver: Callable[[Piece], None]) -> Answer:
-        """Tokens and settings of a new answer. Raises ``RequestError`` where the prompt does not fit the context."""
-        tokens, dropped = self._fit([END_ID, *self.tokenizer.encode(prompt, add_special_tokens=False).ids], settings)
+    def prepare(self, prompt: str | Sequence[int], settings: Settings, deliver: Callable[[Piece], None]) -> Answer:
+        """Tokens and settings of a new answer; ``prompt`` as ids is taken as it is. Raises ``RequestError`` where the prompt does not
+        fit the context, or the form is none."""
+        given = [END_ID, *self.tokenizer.encode(prompt, add_special_tokens=False).ids] if isinstance(prompt, str) else list(prompt)
+        wrong = [token for token in given if not 0 <= token < self.model.vocabulary]
+        if wrong or not given:
+            message = f"prompt: {wrong[0]} is no token of this model" if wrong else "prompt: there is no token"
+            raise RequestError(message, field="prompt", cure=f"ids are 0 to {self.model.vocabulary - 1}")
+        for token, _ in settings.sampling.bias:
+            if not 0 <= token < self.model.vocabulary:
+                cure = f"ids are 0 to {self.model.vocabulary - 1}"
+                raise RequestError(f"logit_bias: {token} is no token of this model", field="logit_bias", cure=cure)
+        tokens, dropped = self._fit(given, settings)
         seed = secrets.randbits(63) if settings.seed is None else settings.seed
-        answer = Answer(tokens, dropped, settings, seed, TextStream(self._table, settings.stops), deliver)
+        answer = Answer(tokens, dropped, settings, seed, TextStream(self.table, settings.stops), deliver)
         answer.generator.manual_seed(seed)
+        if not settings.sampling.plain:
+            answer.adjusted = Adjusted(settings.sampling, tokens, self.model.vocabulary)
+        if settings.form:
+            answer.constraint = self._forms.begin(settings.form)
         return answer
 
     def _fit(self, tokens: list[int], settings: Settings) -> tuple[list[int], int]:
@@ -256,24 +284,35 @@ class Engine:
     def _write(self, answer: Answer, scores: Tensor) -> None:
         """Draw ``answer``'s next token from ``scores`` (V,), and give out the text that it makes certain."""
         how = answer.settings
-        token = sample(scores, how.temperature if how.temperature >= _COLDEST else 0.0, how.top_p, answer.generator)
+        wanted = answer.adjusted(scores) if answer.adjusted else scores
+        wanted = answer.constraint.limited(wanted) if answer.constraint else wanted
+        token = sample(wanted, how.sampling, answer.generator)
         if answer.first is None:
             answer.first = time.monotonic()
-        if token == END_ID:
+        if token in self.ends:
             self._end(answer, "stop", answer.stream.finish())
             return
-        answer.last = token
-        answer.lookup.push([token])
-        answer.tokens += 1
+        self._push(answer, token)
+        about = () if how.likely is None else (likely(scores, token, how.likely),)
         text = answer.stream.push(token)
         if answer.stream.stopped:
-            self._end(answer, "stop", text)
+            self._end(answer, "stop", text, about)
+        elif answer.constraint is not None and answer.constraint.complete:
+            self._end(answer, "stop", text + answer.stream.finish(), about)
         elif len(answer.prompt) + answer.tokens > self.context or answer.tokens == how.max_tokens:
-            self._end(answer, "length", text + answer.stream.finish())
+            self._end(answer, "length", text + answer.stream.finish(), about)
         else:
-            _deliver(answer, text)
+            _deliver(answer, text, None, about)
 
-    def _end(self, answer: Answer, reason: FinishReason, text: str) -> None:
+    def _push(self, answer: Answer, token: int) -> None:
+        answer.last = token
+        answer.tokens += 1
+        for kept in (answer.adjusted, answer.constraint):
+            if kept is not None:
+                kept.push(token)
+        answer.lookup.push([token])
+
+    def _end(self, answer: Answer, reason: FinishReason, text: str, about: tuple[Likely, ...] = ()) -> None:
         answer.finish_reason = reason
         with self._wake:
             if answer in self._active:
@@ -281,12 +320,12 @@ class Engine:
                 self._memory.release(answer.slot)
         if reason in ("stop", "length"):
             self._seconds += 0.2 * (time.monotonic() - answer.started - self._seconds)
-        _deliver(answer, text, reason)
+        _deliver(answer, text, reason, about)
 
 
-def _deliver(answer: Answer, text: str, reason: FinishReason | None = None) -> None:
+def _deliver(answer: Answer, text: str, reason: FinishReason | None = None, about: tuple[Likely, ...] = ()) -> None:
     """Hand a piece over; if no one is there to take it, the answer is in vain."""
     try:
-        answer.deliver(Piece(text, reason, answer.tokens))
+        answer.deliver(Piece(text, reason, answer.tokens, about))
     except RuntimeError:  # the event loop that waited for it is closed
         answer.cancel()
