@@ -132,7 +132,14 @@ def test_keys_are_made_listed_and_revoked(project: Path):
     assert key not in "".join(p.read_bytes().decode("latin-1") for p in (project / ".treadle").glob("ledger.db*"))
     assert "already" in treadle("key", "add", "alice", cwd=project, code=2).stderr
     treadle("key", "revoke", "alice", cwd=project)
-    assert "revoked" in treadle("key", "list", cwd=project).stdout
+    words = ["key", "add", "scraper", "--scope", "metrics", "--scope", "answer", "--expires", "30 days"]
+    made = json.loads(treadle(*words, "--json", cwd=project).stdout)
+    assert "passed" in treadle("key", "add", "old", "--expires", "2020-01-01", cwd=project, code=2).stderr
+    assert "answer, feedback, metrics" in treadle("key", "add", "root", "--scope", "admin", cwd=project, code=2).stderr
+    _, alice, scraper = treadle("key", "list", cwd=project).stdout.splitlines()
+    assert alice.split() == ["alice", "answer,", "feedback,", "metrics", "revoked"]
+    assert scraper.split()[:3] == ["scraper", "answer,", "metrics"]
+    assert f"live until {made['expires'][:16]} UTC" in scraper
 
 
 def test_serve_says_what_is_missing(tmp_path: Path):

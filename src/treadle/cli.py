@@ -26,7 +26,7 @@ _MODULES = {
     "trace": "treadle.report.trace",
     "report": "treadle.report.page", "ledger": "treadle.store.ledger", "artifacts": "treadle.store.artifacts",
     "watch": "treadle.report.watch", "compare": "treadle.report.compare",
-    "show": "treadle.show", "tune": "treadle.tune", "plan": "treadle.plan.estimate",
+    "keys": "treadle.store.keys", "show": "treadle.show", "tune": "treadle.tune", "plan": "treadle.plan.estimate",
 }
 
 app = typer.Typer(
@@ -322,11 +322,19 @@ def compare(
 
 
 @key_app.command("add")
-def key_add(name: Annotated[str, typer.Argument(help="Who will use it.")], file: File = _HERE, json: Json = False) -> None:
+def key_add(
+    name: Annotated[str, typer.Argument(help="Who will use it.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it opens: answer, feedback or metrics; again for more. Default: all three.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="How long it is good ('30 days'), or its last day ('2027-01-31').")] = None,
+    file: File = _HERE, json: Json = False,
+) -> None:
     """Make a key. It is shown once."""
     with _command(json) as output:
-        made = _ledger(_project(file, None)).add_key(name)
-        output.give({"name": name, "key": made}, [made])
+        until = _use("keys").parse_expiry(expires) if expires else None
+        made = _ledger(_project(file, None)).add_key(name, scope or _use("keys").SCOPES, until)
+        output.give({"name": name, "key": made, "expires": until}, [made])
 
 
 @key_app.command("revoke")
@@ -339,11 +347,10 @@ def key_revoke(name: Annotated[str, typer.Argument(help="Its name.")], file: Fil
 
 @key_app.command("list")
 def key_list(file: File = _HERE, json: Json = False) -> None:
-    """List the keys' names."""
+    """List the keys: name, scopes, and until when they are good."""
     with _command(json) as output:
         rows = [dict(row) for row in _ledger(_project(file, None)).all_keys()]
-        lines = [f"{row['name']:20}  {'revoked' if row['revoked'] else 'live'}" for row in rows]
-        output.give({"keys": rows}, lines or ["no keys"])
+        output.give({"keys": rows}, _use("show").keys(rows) or ["no keys"])
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ from treadle.plan.show import comparison_lines, money, table
 from treadle.report.spending import spending_lines
 from treadle.report.verdicts import fold_standing, standing
 from treadle.spec.units import format_count, format_duration, format_figure, format_size, significant
+from treadle.store.keys import SCOPES
+from treadle.store.tables import now
 
 _SAMPLE_LINES = 8
 _METRICS = {
@@ -158,6 +160,19 @@ def gone_back(found: Mapping[str, Any], file: Path) -> list[str]:
         f"version {found['version']} is live again ({found['package']}); a running server changes over by itself",
         f"  to take this back:  treadle rollback --to {found['before']}{_where(file)}",
     ]
+
+
+def keys(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The outcome of ``treadle key list``."""
+
+    def standing(row: Mapping[str, Any]) -> str:
+        until = row["expires"]
+        if row["revoked"]:
+            return "revoked"
+        return "live" if until is None else f"{'live until' if until > now() else 'expired'} {until:%Y-%m-%d %H:%M} UTC"
+
+    rows = [(row["name"], (row["scopes"] or " ".join(SCOPES)).replace(" ", ", "), standing(row)) for row in found]
+    return table([("name", "scopes", ""), *rows]) if rows else []
 
 
 def _where(file: Path | None) -> str:

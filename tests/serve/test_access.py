@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -55,6 +57,44 @@ def test_beyond_loopback_everything_but_the_page_and_health_needs_the_key(serve:
     assert running.client.get("/metrics", headers=right | {"host": "models.example.com"}).status_code == 200
     site.ledger.revoke_key("a")
     assert running.client.post("/v1/completions", json=BODY, headers=right).status_code == 401
+
+
+def test_a_key_opens_the_routes_of_its_scopes_only(serve: Callable[..., Any], site: Any) -> None:
+    running = serve(host="0.0.0.0")
+    needs = {
+        ("GET", "/v1/models"): "answer", ("GET", "/page/config.json"): "answer", ("POST", "/v1/completions"): "answer",
+        ("POST", "/v1/predict"): "answer", ("POST", "/v1/feedback"): "feedback", ("GET", "/metrics"): "metrics",
+        ("GET", "/nowhere"): "answer", ("GET", "/metrics/"): "answer", ("GET", "/%6detrics"): "metrics",
+    }
+    for scope in ("answer", "feedback", "metrics"):
+        headers = {"authorization": f"Bearer {site.ledger.add_key(scope, [scope])}"}
+        for (method, path), needed in needs.items():
+            response = running.client.request(method, path, headers=headers, json=BODY if method == "POST" else None)
+            assert (response.status_code != 403) == (scope == needed), (scope, path)
+            if scope != needed:
+                error = response.json()["error"]
+                assert (error["code"], error["type"]) == ("scope_missing", "permission_error")
+                assert f"lacks the scope {needed!r}" in error["message"]
+                assert f"--scope {needed}" in error["message"]
+
+
+def test_a_key_that_has_expired_opens_nothing_and_says_so(serve: Callable[..., Any], site: Any) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=3)
+    headers = {"authorization": f"Bearer {site.ledger.add_key('guest', expires=soon)}"}
+    site.ledger.add_key("owner")
+    running = serve(host="0.0.0.0")
+    assert running.client.get("/v1/models", headers=headers).status_code == 200
+    while datetime.now(UTC) <= soon:
+        time.sleep(0.05)
+    response = running.client.get("/v1/models", headers=headers)
+    assert response.status_code == 401
+    assert f"the key 'guest' has expired, at {soon:%Y-%m-%d %H:%M} UTC" in response.json()["error"]["message"]
+
+
+def test_keys_that_have_expired_let_no_server_start(site: Any) -> None:
+    site.ledger.add_key("a", expires=datetime.now(UTC) - timedelta(seconds=1))
+    with pytest.raises(UserError, match="treadle key add"):
+        check_keys("0.0.0.0", site.ledger)
 
 
 def test_on_loopback_a_key_is_checked_only_if_sent_and_if_there_are_any(shared: Any) -> None:
@@ -115,7 +155,7 @@ def test_a_ledger_that_cannot_be_read_is_500_without_details(shared: Any, monkey
     def broken(_: str) -> None:
         raise WorkError("the ledger cannot be read: disk I/O error")
 
-    monkeypatch.setattr(shared.site.ledger, "key_name", broken)
+    monkeypatch.setattr(shared.site.ledger, "find_key", broken)
     response = shared.client.get("/v1/models", headers={"authorization": "Bearer x"})
     assert (response.status_code, response.json()["error"]["type"]) == (500, "server_error")
     assert "I/O" not in response.text

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from treadle.core.errors import RequestError, TreadleError, UserError
 from treadle.serve.failures import told
+from treadle.store.keys import Key
 from treadle.store.ledger import Ledger
 
 _NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -32,13 +33,9 @@ def is_loopback(host: str) -> bool:
 
 def check_keys(host: str, ledger: Ledger) -> None:
     """Raises ``UserError`` where ``host`` can be reached from elsewhere and no one has a key."""
-    if not is_loopback(host) and not _live_keys(ledger):
+    if not is_loopback(host) and not ledger.live_keys():
         message = f"{host} can be reached from other machines, and there is no key to ask with"
         raise UserError(message, cure="make one with 'treadle key add NAME', or serve on 127.0.0.1")
-
-
-def _live_keys(ledger: Ledger) -> list[str]:
-    return [str(row["name"]) for row in ledger.all_keys() if row["revoked"] is None]
 
 
 class Guard:
@@ -47,7 +44,7 @@ class Guard:
     - On loopback the Host header must name this machine, so that a web page cannot reach the server under a name of its own
       that it points here (DNS rebinding). Beyond loopback any name will do, as a key is demanded.
     - A key is demanded beyond loopback; on loopback one that is sent must be right, if the ledger has any. The page's files
-      and the two health routes are open.
+      and the two health routes are open. A key opens only the routes of its scopes, and none once it has expired.
     - A POST must say that it is JSON, which a form of another site cannot (CSRF), and be no longer than ``max_body`` bytes.
     """
 
@@ -64,7 +61,7 @@ class Guard:
             headers = Headers(scope=scope)
             self._check_host(headers)
             if not _is_open(scope["path"]):
-                await self._check_key(headers)
+                await self._check_key(headers, scope["path"])
             if scope["method"] == "POST":
                 _check_kind(headers)
                 receive = await self._whole_body(headers, receive)
@@ -80,20 +77,29 @@ class Guard:
             cure = "ask for localhost or 127.0.0.1; to serve other machines, set serve.host and make a key"
             raise RequestError(f"this server answers to this machine only, not as {given[:100]!r}", status=421, cure=cure)
 
-    async def _check_key(self, headers: Headers) -> None:
+    async def _check_key(self, headers: Headers, path: str) -> Key | None:
+        """Whose request it is; None where no key is needed and none was sent that could be told. Raises ``RequestError``."""
         given = headers.get("authorization")
         if given is None and self.local:
-            return
+            return None
         cure = "send 'Authorization: Bearer KEY'; the server's owner makes one with 'treadle key add NAME'"
         if given is None:
             raise RequestError("a key is needed", status=401, cure=cure)
-        scheme, _, key = given.partition(" ")
-        if scheme.lower() != "bearer" or not await anyio.to_thread.run_sync(self._opens, key.strip()):
+        scheme, _, secret = given.partition(" ")
+        key = await anyio.to_thread.run_sync(self.ledger.find_key, secret.strip()) if scheme.lower() == "bearer" else None
+        if key is None:
+            # OpenAI's clients cannot but send a key: where none is demanded and there is none that could be right, any will do.
+            if scheme.lower() == "bearer" and self.local and not await anyio.to_thread.run_sync(self.ledger.live_keys):
+                return None
             raise RequestError("the key is not known, or was revoked", status=401, cure=cure)
-
-    def _opens(self, key: str) -> bool:
-        # OpenAI's clients cannot but send a key: where none is demanded and there is none that could be right, any will do.
-        return self.ledger.key_name(key) is not None or (self.local and not _live_keys(self.ledger))
+        if key.expires is not None and key.expired:
+            message = f"the key {key.name!r} has expired, at {key.expires:%Y-%m-%d %H:%M} UTC"
+            raise RequestError(message, status=401, cure="the server's owner makes another with 'treadle key add NAME'")
+        if (wanted := scope_of(path)) not in key.scopes:
+            has = ", ".join(sorted(key.scopes))
+            cure = f"it has {has}; the server's owner makes another with 'treadle key add NAME --scope {wanted}'"
+            raise RequestError(f"the key {key.name!r} lacks the scope {wanted!r}, which {path[:100]} needs", status=403, cure=cure)
+        return key
 
     async def _whole_body(self, headers: Headers, receive: Receive) -> Receive:
         """The body, read to its end or to its limit, as a ``receive`` that gives it again."""
@@ -120,6 +126,11 @@ class Guard:
             return message if message is not None else await receive()
 
         return again
+
+
+def scope_of(path: str) -> str:
+    """What a key must open for this path."""
+    return {"/metrics": "metrics", "/v1/feedback": "feedback"}.get(path, "answer")
 
 
 def _is_open(path: str) -> bool:

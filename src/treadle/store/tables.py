@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -72,9 +75,28 @@ keys = sa.Table(
     "keys", metadata,
     sa.Column("name", sa.String(80), primary_key=True), sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("at", _stamp, nullable=False), sa.Column("revoked", _stamp),
+    sa.Column("scopes", sa.String(80)), sa.Column("expires", _stamp),  # null in keys of an earlier Treadle: all scopes, no end
 )
 audit = sa.Table(
     "audit", metadata,
     sa.Column("id", sa.Integer, primary_key=True), sa.Column("at", _stamp, nullable=False),
     sa.Column("action", sa.String(40), nullable=False), sa.Column("detail", sa.JSON, nullable=False),
 )
+
+
+def now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(UTC)
+
+
+def as_json(value: Any) -> str:
+    """JSON as servers accept it: what is not finite becomes null."""
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {str(key): finite(item) for key, item in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [finite(item) for item in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(value), allow_nan=False)
