@@ -132,13 +132,15 @@ def test_keys_are_made_listed_and_revoked(project: Path):
     assert key not in "".join(p.read_bytes().decode("latin-1") for p in (project / ".treadle").glob("ledger.db*"))
     assert "already" in treadle("key", "add", "alice", cwd=project, code=2).stderr
     treadle("key", "revoke", "alice", cwd=project)
-    words = ["key", "add", "scraper", "--scope", "metrics", "--scope", "answer", "--expires", "30 days"]
+    words = ["key", "add", "scraper", "--scope", "metrics", "--scope", "answer", "--expires", "30 days", "--limit", "concurrent=2"]
     made = json.loads(treadle(*words, "--json", cwd=project).stdout)
     assert "passed" in treadle("key", "add", "old", "--expires", "2020-01-01", cwd=project, code=2).stderr
     assert "answer, feedback, metrics" in treadle("key", "add", "root", "--scope", "admin", cwd=project, code=2).stderr
+    assert "serve.price" in treadle("key", "add", "rich", "--limit", "money_per_day=1", cwd=project, code=2).stderr
     _, alice, scraper = treadle("key", "list", cwd=project).stdout.splitlines()
-    assert alice.split() == ["alice", "answer,", "feedback,", "metrics", "revoked"]
+    assert alice.split() == ["alice", "answer,", "feedback,", "metrics", "revoked", "last", "used", "never"]
     assert scraper.split()[:3] == ["scraper", "answer,", "metrics"]
+    assert "concurrent=2" in scraper
     assert f"live until {made['expires'][:16]} UTC" in scraper
 
 

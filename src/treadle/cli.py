@@ -328,13 +328,18 @@ def key_add(
         list[str] | None, typer.Option(help="What it opens: answer, feedback or metrics; again for more. Default: all three.")
     ] = None,
     expires: Annotated[str | None, typer.Option(help="How long it is good ('30 days'), or its last day ('2027-01-31').")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="Its own instead of that of 'serve.limits': concurrent=2, tokens_per_day=none.")
+    ] = None,
     file: File = _HERE, json: Json = False,
 ) -> None:
     """Make a key. It is shown once."""
     with _command(json) as output:
-        until = _use("keys").parse_expiry(expires) if expires else None
-        made = _ledger(_project(file, None)).add_key(name, scope or _use("keys").SCOPES, until)
-        output.give({"name": name, "key": made, "expires": until}, [made])
+        keys, project = _use("keys"), _project(file, None)
+        until = keys.parse_expiry(expires) if expires is not None else None
+        own = keys.parse_limits(limit or [], priced=project.spec.serve.price.known)
+        made = _ledger(project).add_key(name, scope or keys.SCOPES, until, own)
+        output.give({"name": name, "key": made, "expires": until, "limits": own}, [made])
 
 
 @key_app.command("revoke")
@@ -347,10 +352,10 @@ def key_revoke(name: Annotated[str, typer.Argument(help="Its name.")], file: Fil
 
 @key_app.command("list")
 def key_list(file: File = _HERE, json: Json = False) -> None:
-    """List the keys: name, scopes, and until when they are good."""
+    """List the keys: what each opens, until when it is good, its own limits, and what it has had today (UTC)."""
     with _command(json) as output:
-        rows = [dict(row) for row in _ledger(_project(file, None)).all_keys()]
-        output.give({"keys": rows}, _use("show").keys(rows) or ["no keys"])
+        found = _ledger(_project(file, None)).list_keys()
+        output.give({"keys": found}, _use("show").keys(found))
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from treadle.plan.show import comparison_lines, money, table
 from treadle.report.spending import spending_lines
 from treadle.report.verdicts import fold_standing, standing
 from treadle.spec.units import format_count, format_duration, format_figure, format_size, significant
-from treadle.store.keys import SCOPES
 from treadle.store.tables import now
 
 _SAMPLE_LINES = 8
@@ -171,8 +170,16 @@ def keys(found: Sequence[Mapping[str, Any]]) -> list[str]:
             return "revoked"
         return "live" if until is None else f"{'live until' if until > now() else 'expired'} {until:%Y-%m-%d %H:%M} UTC"
 
-    rows = [(row["name"], (row["scopes"] or " ".join(SCOPES)).replace(" ", ", "), standing(row)) for row in found]
-    return table([("name", "scopes", ""), *rows]) if rows else []
+    def use(row: Mapping[str, Any]) -> str:
+        today = row["today"]
+        parts = (f"{today['requests']} requests", f"{today['tokens']} tokens", f"{today['predictions']} records")
+        return ", ".join(part for part in parts if not part.startswith("0 ")) or f"last used {row['last_used'] or 'never'}"
+
+    def own(row: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name}={'none' if value is None else value}" for name, value in row["limits"].items())
+
+    rows = [(row["name"], ", ".join(row["scopes"]), standing(row), own(row), use(row)) for row in found]
+    return table([("name", "scopes", "", "own limits", "today"), *rows]) if rows else ["no keys"]
 
 
 def _where(file: Path | None) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ import sqlalchemy as sa
 from earlier import AT, SECRET, make_earlier
 
 from treadle.core.errors import UserError
-from treadle.store.keys import SCOPES, parse_expiry
+from treadle.store.keys import SCOPES, Use, parse_expiry, parse_limits
 from treadle.store.ledger import Ledger
+
+Open = Callable[[], Ledger]
 
 
 def name_of(ledger: Ledger, secret: str) -> str | None:
@@ -76,6 +80,51 @@ def test_a_key_that_has_expired_is_found_and_no_longer_live(ledger: Ledger) -> N
     assert key.expired
     ledger.add_key("member", expires=datetime.now(UTC) + timedelta(days=1))
     assert [key.name for key in ledger.live_keys()] == ["member"]
+
+
+def test_use_is_summed_by_key_and_day(open_ledger: Open) -> None:
+    ledgers = [open_ledger() for _ in range(3)]
+    for name in ("alice", "bob", "carol"):
+        ledgers[0].add_key(name, limits={"concurrent": 2, "tokens_per_day": None})
+    monday, tuesday = date(2026, 5, 4), date(2026, 5, 5)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda n: ledgers[n % 3].record_use("alice", monday, Use(1, n, 2)), range(30)))
+    assert ledgers[1].record_use("alice", tuesday, Use(1, 5_000_000_000, 0)) == Use(1, 5_000_000_000, 0)
+    assert ledgers[1].record_use("bob", monday, Use(0, 3, 0)) == Use(0, 3, 0)
+    assert ledgers[2].record_use("bob", monday, Use(1, 4, 1)) == Use(1, 7, 1)
+    assert open_ledger().use_on(monday) == {"alice": Use(30, sum(range(30)), 60), "bob": Use(1, 7, 1)}
+    assert ledgers[0].use_on(date(2026, 5, 6)) == {}
+    listed = ledgers[0].list_keys()
+    assert [(row["name"], row["last_used"]) for row in listed] == [("alice", tuesday), ("bob", monday), ("carol", None)]
+    assert listed[0]["limits"] == {"concurrent": 2, "tokens_per_day": None}
+    ledgers[0].record_use("carol", datetime.now(UTC).date(), Use(1, 2, 3))
+    assert ledgers[0].list_keys()[2]["today"] == {"requests": 1, "tokens": 2, "predictions": 3}
+
+
+def test_limits_of_a_key_are_read_as_the_files_are() -> None:
+    given = ["requests_per_minute=20k", "concurrent=2", "tokens_per_day=none", "money_per_day=2.5"]
+    found = parse_limits(given, priced=True)
+    assert found == {"requests_per_minute": 20_000, "concurrent": 2, "tokens_per_day": None, "money_per_day": 2.5}
+    assert parse_limits(["money_per_day=none"], priced=False) == {"money_per_day": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("requests=1", "no such limit"), ("concurrent", "a count is written"), ("concurrent=0", "greater than or equal to 1"),
+     ("concurrent=2.5", "whole number"), ("concurrent=true", "a count is written"), ("money_per_day=-1", "greater than 0"),
+     ("money_per_day=NaN", "finite"), ("money_per_day=a lot", "valid number"), ("=1", "no such limit")],
+)
+def test_a_limit_that_is_none_is_said(text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        parse_limits([text], priced=True)
+    assert f"--limit {text!r}" in str(caught.value)
+    assert "requests_per_minute" in caught.value.cure
+
+
+def test_money_needs_a_price() -> None:
+    with pytest.raises(UserError, match="no price") as caught:
+        parse_limits(["money_per_day=1"], priced=False)
+    assert "serve.price" in caught.value.cure
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30 days", 30 * 86400), ("90 min", 5400), ("1.5 h", 5400)])

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from treadle.core.errors import RequestError, TreadleError, UserError
 from treadle.serve.failures import told
+from treadle.serve.limits import Accounts, Taken
 from treadle.store.keys import Key
 from treadle.store.ledger import Ledger
 
@@ -45,11 +46,12 @@ class Guard:
       that it points here (DNS rebinding). Beyond loopback any name will do, as a key is demanded.
     - A key is demanded beyond loopback; on loopback one that is sent must be right, if the ledger has any. The page's files
       and the two health routes are open. A key opens only the routes of its scopes, and none once it has expired.
+    - A POST of a key is held against its limits.
     - A POST must say that it is JSON, which a form of another site cannot (CSRF), and be no longer than ``max_body`` bytes.
     """
 
-    def __init__(self, app: ASGIApp, ledger: Ledger, host: str, max_body: int) -> None:
-        self.app, self.ledger, self.max_body = app, ledger, max_body
+    def __init__(self, app: ASGIApp, ledger: Ledger, host: str, max_body: int, accounts: Accounts) -> None:
+        self.app, self.ledger, self.max_body, self.accounts = app, ledger, max_body, accounts
         self.local = is_loopback(host)
         self.names = {*_NAMES, f"[{host}]" if ":" in host else host}
 
@@ -60,15 +62,20 @@ class Guard:
         try:
             headers = Headers(scope=scope)
             self._check_host(headers)
-            if not _is_open(scope["path"]):
-                await self._check_key(headers, scope["path"])
-            if scope["method"] == "POST":
-                _check_kind(headers)
-                receive = await self._whole_body(headers, receive)
+            key = None if _is_open(scope["path"]) else await self._check_key(headers, scope["path"])
+            if scope["method"] != "POST":
+                await self.app(scope, receive, send)
+            elif key is None:
+                await self._post(headers, scope, receive, send)
+            else:
+                async with self.accounts.asking(key) as taken:
+                    await self._post(headers, scope, receive, _noting(send, taken))
         except TreadleError as error:  # not a RequestError where the ledger, which knows the keys, cannot be read
             await told(Request(scope), error)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+
+    async def _post(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+        _check_kind(headers)
+        await self.app(scope, await self._whole_body(headers, receive), send)
 
     def _check_host(self, headers: Headers) -> None:
         given = headers.get("host", "")
@@ -131,6 +138,17 @@ class Guard:
 def scope_of(path: str) -> str:
     """What a key must open for this path."""
     return {"/metrics": "metrics", "/v1/feedback": "feedback"}.get(path, "answer")
+
+
+def _noting(send: Send, taken: Taken) -> Send:
+    """``send``, noting in ``taken`` whether the request was answered rather than refused."""
+
+    async def noted(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            taken.answered = message["status"] < 400
+        await send(message)
+
+    return noted
 
 
 def _is_open(path: str) -> bool:

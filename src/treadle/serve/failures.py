@@ -25,6 +25,7 @@ def error_object(error: RequestError) -> dict[str, Any]:
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = "server_error" if error.status >= 500 else kinds.get(error.status, "invalid_request_error")
     code = "model_not_found" if (error.status, error.field) == (404, "model") else _CODES.get(error.status, str(error.status))
+    code = getattr(error, "code", code)
     return {"message": message, "type": kind, "param": error.field, "code": code}
 
 

@@ -75,7 +75,14 @@ keys = sa.Table(
     "keys", metadata,
     sa.Column("name", sa.String(80), primary_key=True), sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("at", _stamp, nullable=False), sa.Column("revoked", _stamp),
-    sa.Column("scopes", sa.String(80)), sa.Column("expires", _stamp),  # null in keys of an earlier Treadle: all scopes, no end
+    # Null in keys of an earlier Treadle: all scopes, no end, the limits of 'serve.limits'.
+    sa.Column("scopes", sa.String(80)), sa.Column("expires", _stamp), sa.Column("limits", sa.JSON),
+)
+uses = sa.Table(  # a sum per key and day, not a row per request: nothing says who asked what
+    "uses", metadata,
+    sa.Column("key", sa.String(80), sa.ForeignKey("keys.name"), primary_key=True), sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False), sa.Column("tokens", sa.BigInteger, nullable=False),
+    sa.Column("predictions", sa.BigInteger, nullable=False),
 )
 audit = sa.Table(
     "audit", metadata,

@@ -1,0 +1,45 @@
+"""``serve.limits`` and ``serve.price``: how much a key may ask, and what that costs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from treadle.spec.fields import Count, Section
+
+_Some = Annotated[Count, Field(ge=1)]
+
+
+class Limits(Section):
+    """What each key may ask; ``treadle key add --limit`` sets a key's own. What is beyond is answered 429. None: no limit."""
+
+    requests_per_minute: _Some | None = None
+    """POST requests within any 60 s."""
+    tokens_per_minute: _Some | None = None
+    """Tokens of prompts and answers within any 60 s; of ``/v1/predict``, records."""
+    concurrent: _Some | None = None
+    """Requests under way at once."""
+    requests_per_day: _Some | None = None
+    """POST requests that were answered, per day (UTC)."""
+    tokens_per_day: _Some | None = None
+    """Tokens of prompts and answers, per day (UTC); of ``/v1/predict``, records."""
+    money_per_day: float | None = Field(default=None, gt=0)
+    """What answers may cost per day (UTC), in ``plan.currency``; needs ``serve.price``."""
+
+
+class Price(Section):
+    """What answers cost, in ``plan.currency``: it is counted against ``limits.money_per_day``."""
+
+    tokens: float | None = Field(default=None, ge=0)
+    """Of 1,000 tokens, those of prompts and answers alike."""
+    predictions: float | None = Field(default=None, ge=0)
+    """Of 1,000 records that ``/v1/predict`` answers about."""
+
+    @property
+    def known(self) -> bool:
+        """Whether anything costs something."""
+        return bool(self.tokens or self.predictions)
+
+    def cost(self, tokens: int, predictions: int) -> float:
+        return (tokens * (self.tokens or 0) + predictions * (self.predictions or 0)) / 1000
