@@ -96,10 +96,14 @@ class _Account:
     use: Use = field(default_factory=Use)
     """Of ``day``."""
 
+    def begin(self, day: date) -> None:
+        if self.day != day:
+            self.day, self.use = day, Use()
+
     def know(self, day: date, use: Use) -> None:
         """Take the ledger's sum. What was summed earlier may come later, and sums only grow."""
-        mine = self.use if self.day == day else Use()
-        self.day = day
+        self.begin(day)
+        mine = self.use
         self.use = Use(max(mine.requests, use.requests), max(mine.tokens, use.tokens), max(mine.predictions, use.predictions))
 
 
@@ -131,13 +135,15 @@ class Accounts:
             await self._file(key.name, account, Use(int(taken.answered), taken.tokens, taken.predictions))
 
     async def _file(self, name: str, account: _Account, use: Use) -> None:
+        """Count ``use`` here at once, and in the ledger, whose sum has what other servers answered too."""
+        day = _today()
+        account.begin(day)
+        account.use += use
         if use == Use():
             return
-        day = _today()
         try:
             account.know(day, await anyio.to_thread.run_sync(self._ledger.record_use, name, day, use))
-        except Exception as error:  # the answer was given: it is counted here, and not after a restart
-            account.know(day, account.use + use)
+        except Exception as error:
             _log.error("what the key %r has used could not be written to the ledger: %s", name, error)
 
     def _check(self, key: Key, account: _Account, limits: access.Limits) -> None:
