@@ -35,6 +35,8 @@ app = typer.Typer(
 )
 key_app = typer.Typer(help="API keys, which a server beyond loopback demands. Only their hashes are kept.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
+audit_app = typer.Typer()
+app.add_typer(audit_app, name="audit")
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The project's treadle.yaml, or its folder.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the file: --set train.budget='500 steps'.")]
@@ -356,6 +358,26 @@ def key_list(file: File = _HERE, json: Json = False) -> None:
     with _command(json) as output:
         found = _ledger(_project(file, None)).list_keys()
         output.give({"keys": found}, _use("show").keys(found))
+
+
+@audit_app.callback(invoke_without_command=True)
+def audit(context: typer.Context, file: File = _HERE, json: Json = False) -> None:
+    """Show the audit trail: promotions, rollbacks, keys, starts and stops of servers, lock-outs; oldest first."""
+    if context.invoked_subcommand is None:
+        with _command(json) as output:
+            rows = [dict(row) for row in _ledger(_project(file, None)).audit()]
+            output.give({"entries": rows}, _use("show").audit(rows))
+
+
+@audit_app.command("verify")
+def audit_verify(
+    head: Annotated[str | None, typer.Option(help="A hash that was the last once; it must still be among the entries.")] = None,
+    file: File = _HERE, json: Json = False,
+) -> None:
+    """Check that no entry was changed, left out or put in between; ends with 1 at the first that was."""
+    with _command(json) as output:
+        count, last = _ledger(_project(file, None)).check_audit(head)
+        output.give({"entries": count, "head": last}, _use("show").audited(count, last))
 
 
 def main() -> None:

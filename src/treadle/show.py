@@ -182,6 +182,25 @@ def keys(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return table([("name", "scopes", "", "own limits", "today"), *rows]) if rows else ["no keys"]
 
 
+def audit(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The outcome of ``treadle audit``."""
+
+    def detail(row: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in row["detail"].items())
+
+    found = [(str(row["id"]), f"{row['at']:%Y-%m-%d %H:%M:%S}", row["action"], detail(row)) for row in rows]
+    return table(found) if found else ["no entries"]
+
+
+def audited(count: int, head: str) -> list[str]:
+    """The outcome of ``treadle audit verify``."""
+    return [
+        f"{count} entries, each as it was written",
+        f"the last has the hash {head}",
+        "note it elsewhere: 'treadle audit verify --head HASH' then sees whether entries were taken from the end",
+    ]
+
+
 def _where(file: Path | None) -> str:
     """The option that names ``file``, where that is needed."""
     return f" -f {file}" if file and str(file) != "treadle.yaml" else ""

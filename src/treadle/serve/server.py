@@ -17,6 +17,7 @@ from treadle.core.project import Project
 from treadle.core.runtime import choose_runtime
 from treadle.serve.access import check_keys
 from treadle.serve.api import make_app
+from treadle.serve.audit import note
 from treadle.serve.live import LiveModel, live_deployment
 from treadle.serve.monitor import Monitor
 from treadle.spec.units import format_duration
@@ -53,12 +54,18 @@ def run_server(
             number = live.version.number
 
             def greet() -> None:
+                note(ledger, "start server", {"url": where, "version": number})
                 say(f"Serving {project.spec.name} version {number} at {where}")
                 if ready:
                     ready({"name": project.spec.name, "version": number, "url": where})
 
             config = configure(make_app(project, ledger, live, monitor, host))
-            _Server(config, live, settings.drain, greet).run(sockets=[listener])
+            server = _Server(config, live, settings.drain, greet)
+            try:
+                server.run(sockets=[listener])
+            finally:
+                if server.started:
+                    note(ledger, "stop server", {"url": where})
         finally:
             live.close()
     finally:

@@ -14,7 +14,8 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from treadle.core.errors import UserError, WorkError
 from treadle.store.artifacts import disk_errors
-from treadle.store.tables import as_json, metadata
+from treadle.store.tables import as_json, audit, metadata
+from treadle.store.trail import protect, seal
 
 _PATIENCE = 30.0  # seconds that a writer waits for others
 _TABLES_LOCK = 0x7EAD1E  # any number, the same for all who make the tables
@@ -45,8 +46,13 @@ class Database:
         with self._engine.execution_options(writes=True).begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TABLES_LOCK)))
+            fresh = not sa.inspect(connection).has_table(audit.name)
             metadata.create_all(connection)
-            _add_columns(connection)
+            unsealed = "audit.hash" in _add_columns(connection)
+            if unsealed:
+                seal(connection)
+            if unsealed or fresh:
+                protect(connection)
 
     def close(self) -> None:
         self._engine.dispose()

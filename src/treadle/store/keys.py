@@ -21,7 +21,8 @@ from treadle.core.errors import UserError
 from treadle.spec.access import Limits
 from treadle.spec.units import parse_duration
 from treadle.store.database import Database
-from treadle.store.tables import audit, keys, now, uses
+from treadle.store.tables import keys, now, uses
+from treadle.store.trail import append
 
 SCOPES = ("answer", "feedback", "metrics")
 """What a key can open: asking the model, saying what an answer was worth, reading the server's figures."""
@@ -75,7 +76,7 @@ class Keys(Database):
         try:
             with self._write() as connection:
                 connection.execute(keys.insert(), row)
-                connection.execute(audit.insert(), {"at": now(), "action": "add key", "detail": detail})
+                append(connection, "add key", detail)
         except sa.exc.IntegrityError:
             raise UserError(f"there is a key named {name!r} already", cure="choose another name") from None
         return key
@@ -85,7 +86,7 @@ class Keys(Database):
             live = (keys.c.name == name) & keys.c.revoked.is_(None)
             if not connection.execute(keys.update().where(live).values(revoked=now())).rowcount:
                 raise UserError(f"there is no live key named {name!r}", cure="'treadle key list' shows the names")
-            connection.execute(audit.insert(), {"at": now(), "action": "revoke key", "detail": {"name": name}})
+            append(connection, "revoke key", {"name": name})
 
     def all_keys(self) -> list[RowMapping]:
         """name, at, revoked, scopes, expires, limits of every key there ever was, oldest first."""

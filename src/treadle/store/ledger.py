@@ -8,10 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
-from treadle.core.errors import UserError
+from treadle.core.errors import UserError, WorkError
 from treadle.store.database import new_id
 from treadle.store.keys import Keys
 from treadle.store.tables import answers, artifacts, audit, deployments, feedback, lineage, now, runs
+from treadle.store.trail import append, check
 
 
 class Ledger(Keys):
@@ -84,7 +85,7 @@ class Ledger(Keys):
     def _deploy(self, connection: Connection, version: int, package: str, action: str, reason: str) -> None:
         row = {"version": version, "package": package, "action": action, "reason": reason, "at": now()}
         connection.execute(deployments.insert(), row)
-        connection.execute(audit.insert(), {"at": now(), "action": action, "detail": {"version": version, "package": package}})
+        append(connection, action, {"version": version, "package": package})
 
     # -- what was answered, and what users said -------------------------------------------------------------------------
 
@@ -117,8 +118,29 @@ class Ledger(Keys):
         each = (sa.select(sa.literal(table.name).label("name"), count).select_from(table) for table in (answers, feedback))
         return {row["name"]: row["n"] for row in self._all(sa.union_all(*each))}
 
+    # -- the audit trail ----------------------------------------------------------------------------------------------
+
+    def note(self, action: str, detail: Mapping[str, Any]) -> None:
+        """Add an entry to the audit trail."""
+        with self._write() as connection:
+            append(connection, action, detail)
+
     def audit(self) -> list[RowMapping]:
+        """Every entry of the audit trail, oldest first."""
         return self._all(sa.select(audit).order_by(audit.c.id))
+
+    def check_audit(self, head: str | None = None) -> tuple[int, str]:
+        """How many entries the audit trail has, and the hash of the last: its head.
+
+        Raises ``WorkError`` for the first entry that is wrong, and where none has the hash ``head``, which was the head once: then
+        entries were taken from the end.
+        """
+        rows = self.audit()
+        found = check(rows)
+        if head is not None and head not in {row["hash"] for row in rows}:
+            cure = "compare with a backup of the ledger, or check the hash that was noted"
+            raise WorkError(f"the audit trail has lost its end: no entry of the {found[0]} has the hash {head[:64]!r}", cure=cure)
+        return found
 
 
 def _place(promoted: Mapping[int, int], live: int | None, wanted: int) -> int:

@@ -88,6 +88,7 @@ audit = sa.Table(
     "audit", metadata,
     sa.Column("id", sa.Integer, primary_key=True), sa.Column("at", _stamp, nullable=False),
     sa.Column("action", sa.String(40), nullable=False), sa.Column("detail", sa.JSON, nullable=False),
+    sa.Column("previous", sa.String(64)), sa.Column("hash", sa.String(64)),  # see trail.py, which alone writes here
 )
 
 
