@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from treadle.core.errors import RequestError, TreadleError, UserError
 from treadle.serve.failures import told
 from treadle.serve.limits import Accounts, Taken
+from treadle.serve.lockout import Lockout
 from treadle.store.keys import Key
 from treadle.store.ledger import Ledger
 
@@ -46,12 +47,13 @@ class Guard:
       that it points here (DNS rebinding). Beyond loopback any name will do, as a key is demanded.
     - A key is demanded beyond loopback; on loopback one that is sent must be right, if the ledger has any. The page's files
       and the two health routes are open. A key opens only the routes of its scopes, and none once it has expired.
+    - An address that wrong keys came from at speed is not heard for a while, where a key is demanded.
     - A POST of a key is held against its limits.
     - A POST must say that it is JSON, which a form of another site cannot (CSRF), and be no longer than ``max_body`` bytes.
     """
 
-    def __init__(self, app: ASGIApp, ledger: Ledger, host: str, max_body: int, accounts: Accounts) -> None:
-        self.app, self.ledger, self.max_body, self.accounts = app, ledger, max_body, accounts
+    def __init__(self, app: ASGIApp, ledger: Ledger, host: str, max_body: int, accounts: Accounts, lockout: Lockout) -> None:
+        self.app, self.ledger, self.max_body, self.accounts, self.lockout = app, ledger, max_body, accounts, lockout
         self.local = is_loopback(host)
         self.names = {*_NAMES, f"[{host}]" if ":" in host else host}
 
@@ -62,7 +64,7 @@ class Guard:
         try:
             headers = Headers(scope=scope)
             self._check_host(headers)
-            key = None if _is_open(scope["path"]) else await self._check_key(headers, scope["path"])
+            key = None if _is_open(scope["path"]) else await self._check_key(headers, scope)
             if scope["method"] != "POST":
                 await self.app(scope, receive, send)
             elif key is None:
@@ -84,11 +86,14 @@ class Guard:
             cure = "ask for localhost or 127.0.0.1; to serve other machines, set serve.host and make a key"
             raise RequestError(f"this server answers to this machine only, not as {given[:100]!r}", status=421, cure=cure)
 
-    async def _check_key(self, headers: Headers, path: str) -> Key | None:
+    async def _check_key(self, headers: Headers, scope: Scope) -> Key | None:
         """Whose request it is; None where no key is needed and none was sent that could be told. Raises ``RequestError``."""
         given = headers.get("authorization")
         if given is None and self.local:
             return None
+        address = scope["client"][0] if scope.get("client") else ""
+        if not self.local:
+            self.lockout.check(address)
         cure = "send 'Authorization: Bearer KEY'; the server's owner makes one with 'treadle key add NAME'"
         if given is None:
             raise RequestError("a key is needed", status=401, cure=cure)
@@ -98,10 +103,13 @@ class Guard:
             # OpenAI's clients cannot but send a key: where none is demanded and there is none that could be right, any will do.
             if scheme.lower() == "bearer" and self.local and not await anyio.to_thread.run_sync(self.ledger.live_keys):
                 return None
+            if not self.local:
+                await self.lockout.wrong(address)
             raise RequestError("the key is not known, or was revoked", status=401, cure=cure)
         if key.expires is not None and key.expired:
             message = f"the key {key.name!r} has expired, at {key.expires:%Y-%m-%d %H:%M} UTC"
             raise RequestError(message, status=401, cure="the server's owner makes another with 'treadle key add NAME'")
+        path = scope["path"]
         if (wanted := scope_of(path)) not in key.scopes:
             has = ", ".join(sorted(key.scopes))
             cure = f"it has {has}; the server's owner makes another with 'treadle key add NAME --scope {wanted}'"

@@ -18,6 +18,7 @@ from treadle.serve.completions import Desk
 from treadle.serve.failures import failure, told
 from treadle.serve.limits import Accounts
 from treadle.serve.live import LiveModel
+from treadle.serve.lockout import Lockout
 from treadle.serve.monitor import CountRequests, Monitor
 from treadle.serve.predictions import described
 from treadle.serve.schema import CompletionRequest, FeedbackRequest, PredictRequest, parse
@@ -49,8 +50,10 @@ def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor
     app.add_exception_handler(HTTPException, _no_route)
     for kind in (RequestError, TreadleError, Exception):
         app.add_exception_handler(kind, told)
-    accounts = Accounts(ledger, settings.limits, settings.price, project.spec.plan.currency)
-    app.add_middleware(Guard, ledger=ledger, host=host, max_body=longest_body(project.spec), accounts=accounts)
+    app.add_middleware(
+        Guard, ledger=ledger, host=host, max_body=longest_body(project.spec), lockout=Lockout(settings.lockout, ledger, monitor),
+        accounts=Accounts(ledger, settings.limits, settings.price, project.spec.plan.currency),
+    )
     app.add_middleware(CountRequests, monitor=monitor)
     return app
 

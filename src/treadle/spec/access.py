@@ -1,4 +1,4 @@
-"""``serve.limits`` and ``serve.price``: how much a key may ask, and what that costs."""
+"""``serve.limits``, ``serve.price`` and ``serve.lockout``: how much a key may ask, what that costs, and who guesses keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from treadle.spec.fields import Count, Section
+from treadle.spec.fields import Count, Duration, Section
 
 _Some = Annotated[Count, Field(ge=1)]
 
@@ -43,3 +43,12 @@ class Price(Section):
 
     def cost(self, tokens: int, predictions: int) -> float:
         return (tokens * (self.tokens or 0) + predictions * (self.predictions or 0)) / 1000
+
+
+class Lockout(Section):
+    """After wrong keys at speed, requests of their address that need a key are answered 429 unseen. Not on loopback."""
+
+    wrong_keys: int | None = Field(default=20, ge=1)
+    """So many within 60 s. None: never, as behind a proxy, where all requests come from its address."""
+    duration: Duration = 300.0
+    """How long the address is locked out (seconds)."""

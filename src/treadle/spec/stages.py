@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from treadle.spec.access import Limits, Price
+from treadle.spec.access import Limits, Lockout, Price
 from treadle.spec.fields import Bound, Budget, Count, Fraction, Section, Size
 
 Metric = Annotated[str, Field(pattern=r"^([^.]+\.)?[a-z_0-9@]+$")]
@@ -66,6 +66,7 @@ class Serve(Section):
     """Seconds that running answers are given when the server is asked to stop."""
     limits: Limits = Limits()
     price: Price = Price()
+    lockout: Lockout = Lockout()
 
     @model_validator(mode="after")
     def _money_needs_a_price(self) -> Serve:
