@@ -163,7 +163,7 @@ def running(site: Site, overrides: tuple[str, ...], host: str) -> Iterator[Runni
     monitor = Monitor()
     live = LiveModel(site.store, site.ledger, project.spec.serve, monitor)
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(configure(make_app(project, site.ledger, live, monitor, host)))
+    server = uvicorn.Server(configure(make_app(project, site.ledger, live, monitor, host), project.spec.serve))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

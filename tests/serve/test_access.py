@@ -151,6 +151,36 @@ def test_the_page_may_load_nothing_from_elsewhere(shared: Any) -> None:
     assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
 
 
+def test_every_response_says_what_browsers_must_know(serve: Callable[..., Any], site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = serve()
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(running.live, "measure", broken)
+    key = {"authorization": "Bearer tk-wrong"}
+    site.ledger.add_key("a")
+    asked = [
+        ("GET", "/", {}, 200), ("GET", "/page/app.js", {}, 200), ("GET", "/page/config.json", {}, 200),
+        ("GET", "/v1/models", {}, 200),
+        ("GET", "/nowhere", {}, 404), ("GET", "/v1/completions", {}, 405), ("POST", "/v1/completions", {}, 400),
+        ("POST", "/v1/completions", {"content-type": "text/plain"}, 415), ("GET", "/", {"host": "evil"}, 421),
+        ("GET", "/v1/models", key, 401), ("POST", "/v1/completions", {"content-length": "30000"}, 413),
+        ("GET", "/metrics", {}, 500),
+    ]
+    for method, path, headers, status in asked:
+        body = {"content": b" " * 30_000 if status == 413 else b"{"} if method == "POST" else {}
+        given = {"content-type": "application/json", "origin": "https://evil.example.com", **headers}
+        response = running.client.request(method, path, headers=given, **body)
+        assert response.status_code == status, (path, response.text)
+        assert response.headers["x-content-type-options"] == "nosniff", path
+        assert response.headers["referrer-policy"] == "no-referrer", path
+        assert response.headers.get_list("content-security-policy")[0].startswith("default-src 'none'"), path
+        assert len(response.headers.get_list("content-security-policy")) == 1, path
+        assert "strict-transport-security" not in response.headers, path
+        assert not [name for name in response.headers if name.startswith("access-control")], path
+
+
 def test_a_ledger_that_cannot_be_read_is_500_without_details(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> None:
         raise WorkError("the ledger cannot be read: disk I/O error")

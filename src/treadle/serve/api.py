@@ -41,7 +41,7 @@ def longest_body(spec: ProjectSpec) -> int:
 def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str) -> FastAPI:
     """The API and the page of ``project``, answered by ``live``; ``host`` is the address that is listened on."""
     # FastAPI's own pages about the API load their scripts from elsewhere.
-    app = FastAPI(title=project.spec.name, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title=project.spec.name, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     settings = project.spec.serve
     _add_model_routes(app, project, live, Desk(project.spec.name, settings, live, ledger, monitor))
     _add_feedback(app, project, ledger, monitor)
@@ -51,7 +51,8 @@ def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor
     for kind in (RequestError, TreadleError, Exception):
         app.add_exception_handler(kind, told)
     app.add_middleware(
-        Guard, ledger=ledger, host=host, max_body=longest_body(project.spec), lockout=Lockout(settings.lockout, ledger, monitor),
+        Guard, ledger=ledger, host=host, max_body=longest_body(project.spec), patience=settings.timeouts.body,
+        lockout=Lockout(settings.lockout, ledger, monitor),
         accounts=Accounts(ledger, settings.limits, settings.price, project.spec.plan.currency),
     )
     app.add_middleware(CountRequests, monitor=monitor)

@@ -13,7 +13,7 @@ from treadle.core.errors import RequestError, TreadleError
 _log = logging.getLogger("treadle.serve")
 
 _CODES = {
-    400: "invalid_value", 401: "invalid_api_key", 403: "scope_missing", 404: "not_found", 405: "method_not_allowed",
+    400: "invalid_value", 401: "invalid_api_key", 403: "scope_missing", 404: "not_found", 405: "method_not_allowed", 408: "timeout",
     409: "conflict", 413: "body_too_large", 415: "unsupported_media_type", 421: "misdirected_request", 429: "queue_full",
     500: "internal_error", 503: "unavailable",
 }
@@ -36,7 +36,7 @@ def failure(error: RequestError) -> JSONResponse:
         headers["retry-after"] = str(getattr(error, "retry_after", 1))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if error.status == 413:
+    if error.status in (408, 413):
         headers["connection"] = "close"
     return JSONResponse({"error": error_object(error)}, error.status, headers)
 

@@ -18,8 +18,11 @@ from treadle.core.runtime import choose_runtime
 from treadle.serve.access import check_keys
 from treadle.serve.api import make_app
 from treadle.serve.audit import note
+from treadle.serve.connection import Connection
+from treadle.serve.headers import SecurityHeaders
 from treadle.serve.live import LiveModel, live_deployment
 from treadle.serve.monitor import Monitor
+from treadle.spec.stages import Serve
 from treadle.spec.units import format_duration
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
@@ -59,7 +62,7 @@ def run_server(
                 if ready:
                     ready({"name": project.spec.name, "version": number, "url": where})
 
-            config = configure(make_app(project, ledger, live, monitor, host))
+            config = configure(make_app(project, ledger, live, monitor, host), settings)
             server = _Server(config, live, settings.drain, greet)
             try:
                 server.run(sockets=[listener])
@@ -72,11 +75,12 @@ def run_server(
         listener.close()
 
 
-def configure(app: ASGIApp) -> uvicorn.Config:
+def configure(app: ASGIApp, settings: Serve | None = None) -> uvicorn.Config:
     """uvicorn's settings. It writes no access log: a server that keeps text only with consent keeps no trace of who asked."""
+    patient = type("Patient", (Connection,), {"timeouts": (settings or Serve()).timeouts})
     return uvicorn.Config(
-        app, http="h11", ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False, proxy_headers=False,
-        server_header=False, timeout_graceful_shutdown=_FLUSH,
+        SecurityHeaders(app), http=patient, ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
+        proxy_headers=False, server_header=False, timeout_graceful_shutdown=_FLUSH,
     )
 
 

@@ -1,4 +1,4 @@
-"""``serve.limits``, ``serve.price`` and ``serve.lockout``: how much a key may ask, what that costs, and who guesses keys."""
+"""``serve.limits``, ``serve.price``, ``serve.lockout`` and ``serve.timeouts``: who may ask how much, and how slowly."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field
 from treadle.spec.fields import Count, Duration, Section
 
 _Some = Annotated[Count, Field(ge=1)]
+_Seconds = Annotated[Duration, Field(gt=0)]
 
 
 class Limits(Section):
@@ -50,5 +51,16 @@ class Lockout(Section):
 
     wrong_keys: int | None = Field(default=20, ge=1)
     """So many within 60 s. None: never, as behind a proxy, where all requests come from its address."""
-    duration: Duration = 300.0
+    duration: _Seconds = 300.0
     """How long the address is locked out (seconds)."""
+
+
+class Timeouts(Section):
+    """How long a client may take (seconds). A slower one is cut off, however much trickles in, so that it holds no place."""
+
+    headers: _Seconds = 10.0
+    """To a request's last header, from the connection's opening or the answer before; then 408."""
+    body: _Seconds = 60.0
+    """From there to the body's last byte; then 408."""
+    reading: _Seconds = 60.0
+    """While what was written for it waits and it takes next to nothing of that; then the connection is closed."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from treadle.spec.access import Limits, Lockout, Price
+from treadle.spec.access import Limits, Lockout, Price, Timeouts
 from treadle.spec.fields import Bound, Budget, Count, Fraction, Section, Size
 
 Metric = Annotated[str, Field(pattern=r"^([^.]+\.)?[a-z_0-9@]+$")]
@@ -67,6 +67,7 @@ class Serve(Section):
     limits: Limits = Limits()
     price: Price = Price()
     lockout: Lockout = Lockout()
+    timeouts: Timeouts = Timeouts()
 
     @model_validator(mode="after")
     def _money_needs_a_price(self) -> Serve:
