@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -179,6 +180,40 @@ def test_every_response_says_what_browsers_must_know(serve: Callable[..., Any], 
         assert len(response.headers.get_list("content-security-policy")) == 1, path
         assert "strict-transport-security" not in response.headers, path
         assert not [name for name in response.headers if name.startswith("access-control")], path
+
+
+def test_no_prompt_answer_or_key_stands_in_a_log(
+    serve: Callable[..., Any], site: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: Any
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret, running = site.ledger.add_key("a"), serve(host="0.0.0.0")
+    right, wrong = {"authorization": f"Bearer {secret}"}, {"authorization": "Bearer tk-guessed-words"}
+    prompt = "my private words"
+    asked = {"model": "tiny", "prompt": prompt, "max_tokens": 30, "temperature": 0, "store": True}
+
+    def ask(headers: dict[str, str], **fields: Any) -> httpx.Response:
+        return running.client.post("/v1/completions", json=asked | fields, headers=headers)
+
+    answer = ask(right).json()
+    edit = {"answer_id": answer["id"], "edited": "my private edit"}
+    assert running.client.post("/v1/feedback", json=edit, headers=right).status_code == 200
+    refused = (ask(wrong), ask(right, temperature=prompt), ask(right, model=prompt))
+    assert [response.status_code for response in refused] == [401, 400, 404]
+    assert running.client.post("/v1/completions", content=b'{"prompt": "my private words', headers=right).status_code == 415
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no memory")
+
+    with site.ledger._engine.begin() as connection:  # the ledger fails, then the model
+        connection.exec_driver_sql("ALTER TABLE answers RENAME TO gone")
+    assert ask(right).status_code == 200
+    monkeypatch.setattr("treadle.serve.engine.advance", fail)
+    assert ask(right).status_code == 500
+    said = caplog.text + "".join(capfd.readouterr())
+    assert "could not be written to the ledger" in said
+    assert "no memory" in said
+    for text in ("private", "guessed", secret, secret[:12], answer["choices"][0]["text"][:20]):
+        assert text not in said
 
 
 def test_a_ledger_that_cannot_be_read_is_500_without_details(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ class Process:
         self.popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
         assert self.popen.stderr is not None
         self.errors = [self.popen.stderr.readline()]
-        match = re.fullmatch(r"Serving tiny version 1 at (http://127\.0\.0\.1:\d+)\n", self.errors[0])
+        match = re.fullmatch(r"Serving tiny version 1 at (https?://127\.0\.0\.1:\d+)\n", self.errors[0])
         assert match, self.errors[0] + self.popen.stderr.read()
         self.url = match.group(1)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from treadle.core.errors import UserError, WorkError
 from treadle.store.ledger import Ledger
@@ -244,6 +245,13 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(small_disk: Path) -> No
         fill()
     assert live(ledger)[0] == 1
     ledger.close()
+
+
+def test_no_error_shows_what_was_to_be_written(ledger: Ledger) -> None:
+    ledger.record_answer(**answer("answer-1"))
+    with pytest.raises(IntegrityError) as caught:
+        ledger.record_answer(**answer("answer-1", prompt="private words"))
+    assert "private words" not in str(caught.value)
 
 
 def test_a_store_that_is_a_file_is_said(tmp_path: Path) -> None:

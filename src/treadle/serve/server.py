@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -22,6 +23,7 @@ from treadle.serve.connection import Connection
 from treadle.serve.headers import SecurityHeaders
 from treadle.serve.live import LiveModel, live_deployment
 from treadle.serve.monitor import Monitor
+from treadle.serve.tls import tls_context
 from treadle.spec.stages import Serve
 from treadle.spec.units import format_duration
 from treadle.store.artifacts import Store
@@ -39,13 +41,14 @@ def run_server(
     """Serve the live version until SIGTERM or SIGINT, then finish the answers under way. A second signal ends them.
 
     ``host`` and ``port`` win over ``serve.host`` and ``serve.port``. ``ready`` hears name, version and url once requests are
-    answered. Raises ``UserError`` where nothing is live, the address
-    cannot be listened on, or it can be reached from elsewhere and no key exists; ``ArtifactError`` for a damaged package.
+    answered. Raises ``UserError`` where nothing is live, the address cannot be listened on, it can be reached from elsewhere and no
+    key exists, or ``serve.tls`` names no certificate and its key; ``ArtifactError`` for a damaged package.
     """
     settings = project.spec.serve
     host, port = host or settings.host, settings.port if port is None else port
     live_deployment(ledger)
     check_keys(host, ledger)
+    tls = tls_context(project.folder, settings.tls) if settings.tls else None
     listener = listen(host, port)
     try:
         choose_runtime("float32")
@@ -53,7 +56,7 @@ def run_server(
         live = LiveModel(store, ledger, settings, monitor)
         try:
             shown = f"[{host}]" if ":" in host else host
-            where = f"http://{shown}:{listener.getsockname()[1]}"
+            where = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
             number = live.version.number
 
             def greet() -> None:
@@ -62,7 +65,7 @@ def run_server(
                 if ready:
                     ready({"name": project.spec.name, "version": number, "url": where})
 
-            config = configure(make_app(project, ledger, live, monitor, host), settings)
+            config = configure(make_app(project, ledger, live, monitor, host), settings, tls)
             server = _Server(config, live, settings.drain, greet)
             try:
                 server.run(sockets=[listener])
@@ -75,12 +78,13 @@ def run_server(
         listener.close()
 
 
-def configure(app: ASGIApp, settings: Serve | None = None) -> uvicorn.Config:
+def configure(app: ASGIApp, settings: Serve | None = None, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
     """uvicorn's settings. It writes no access log: a server that keeps text only with consent keeps no trace of who asked."""
     patient = type("Patient", (Connection,), {"timeouts": (settings or Serve()).timeouts})
     return uvicorn.Config(
         SecurityHeaders(app), http=patient, ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
         proxy_headers=False, server_header=False, timeout_graceful_shutdown=_FLUSH,
+        ssl_context_factory=(lambda *_: tls) if tls else None,
     )
 
 

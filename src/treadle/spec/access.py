@@ -1,4 +1,4 @@
-"""``serve.limits``, ``serve.price``, ``serve.lockout`` and ``serve.timeouts``: who may ask how much, and how slowly."""
+"""``serve.limits``, ``price``, ``lockout``, ``timeouts`` and ``tls``: who may ask how much, how slowly, and unheard by whom."""
 
 from __future__ import annotations
 
@@ -64,3 +64,12 @@ class Timeouts(Section):
     """From there to the body's last byte; then 408."""
     reading: _Seconds = 60.0
     """While what was written for it waits and it takes next to nothing of that; then the connection is closed."""
+
+
+class Tls(Section):
+    """Serve by TLS alone (https), with these files. They are read when the server starts."""
+
+    certificate: str
+    """PEM file with the certificate, followed by those that vouch for it; a relative path is of the project's folder."""
+    key: str
+    """PEM file with its private key, without a password."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from treadle.spec.access import Limits, Lockout, Price, Timeouts
+from treadle.spec.access import Limits, Lockout, Price, Timeouts, Tls
 from treadle.spec.fields import Bound, Budget, Count, Fraction, Section, Size
 
 Metric = Annotated[str, Field(pattern=r"^([^.]+\.)?[a-z_0-9@]+$")]
@@ -68,6 +68,8 @@ class Serve(Section):
     price: Price = Price()
     lockout: Lockout = Lockout()
     timeouts: Timeouts = Timeouts()
+    tls: Tls | None = None
+    """None: plain HTTP, as on this machine or behind a proxy that has TLS."""
 
     @model_validator(mode="after")
     def _money_needs_a_price(self) -> Serve:

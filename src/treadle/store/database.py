@@ -32,7 +32,10 @@ class Database:
             url = f"sqlite:///{store / 'ledger.db'}"
         try:
             settings = {"timeout": _PATIENCE} if url.startswith("sqlite") else {}
-            self._engine = sa.create_engine(url, pool_pre_ping=True, json_serializer=as_json, connect_args=settings)
+            # Parameters are hidden, since what users wrote and keys' hashes are among them and errors end in logs.
+            self._engine = sa.create_engine(
+                url, pool_pre_ping=True, json_serializer=as_json, connect_args=settings, hide_parameters=True
+            )
             if self._engine.dialect.name == "sqlite":
                 sa.event.listen(self._engine, "connect", _tune_sqlite)
                 sa.event.listen(self._engine, "begin", _begin_sqlite)
