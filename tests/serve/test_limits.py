@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treadle.core.errors import WorkError
-from treadle.serve.limits import Accounts, Limited, Minute
+from treadle.core.errors import UserError, WorkError
+from treadle.serve.limits import Accounts, Limited, Minute, check_prices
+from treadle.serve.server import run_server
 from treadle.spec import access
 from treadle.store.keys import Use
 
@@ -148,6 +149,17 @@ def test_tokens_and_money_per_day(serve: Serve, site: Any) -> None:
     by_money = site.ledger.add_key("bob")
     assert ask(running, by_money).status_code == 200  # several tokens, at 1 CHF each
     refused(ask(running, by_money), "1.50 CHF per day")
+
+
+def test_a_limit_of_money_without_a_price_starts_no_server(site: Any) -> None:
+    check_prices(site.ledger, access.Price())
+    site.ledger.add_key("alice", limits={"money_per_day": 2.0})
+    with pytest.raises(UserError, match="'alice' has a limit of money per day") as caught:
+        run_server(site.project, site.store, site.ledger, "127.0.0.1", 0)
+    assert "serve.price" in caught.value.cure
+    check_prices(site.ledger, access.Price(predictions=1.0))
+    site.ledger.revoke_key("alice")
+    check_prices(site.ledger, access.Price())
 
 
 def test_records_count_where_there_are_no_tokens(alike: Any, until: Callable[..., None]) -> None:

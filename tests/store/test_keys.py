@@ -73,6 +73,17 @@ def test_a_key_keeps_its_scopes_and_its_end(ledger: Ledger) -> None:
     assert "answer, feedback, metrics" in caught.value.cure
 
 
+def test_moments_are_in_utc_wherever_the_database_stands(postgres: str, tmp_path: Path) -> None:
+    end = datetime(2999, 1, 1, 0, 30, tzinfo=UTC)
+    ledger = Ledger(tmp_path, f"{postgres}?options=-c%20timezone%3DAsia/Tokyo")
+    assert ledger._all(sa.text("SHOW timezone"))[0]["TimeZone"] == "Asia/Tokyo"
+    key = ledger.find_key(ledger.add_key("a", expires=end))
+    assert key is not None
+    assert f"{key.expires:%Y-%m-%d %H:%M}" == "2999-01-01 00:30"
+    assert ledger.check_audit()[0] == 1
+    ledger.close()
+
+
 def test_a_key_that_has_expired_is_found_and_no_longer_live(ledger: Ledger) -> None:
     secret = ledger.add_key("guest", expires=datetime.now(UTC) - timedelta(seconds=1))
     key = ledger.find_key(secret)

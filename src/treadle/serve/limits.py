@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import anyio.to_thread
 
-from treadle.core.errors import RequestError
+from treadle.core.errors import RequestError, UserError
 from treadle.spec import access
 from treadle.store.keys import Key, Use
 from treadle.store.ledger import Ledger
@@ -63,6 +63,14 @@ class Minute:
     def _forget(self) -> None:
         while self._seconds and self._seconds[0][0] + 61 <= self._clock():
             self._sum -= self._seconds.popleft()[1]
+
+
+def check_prices(ledger: Ledger, price: access.Price) -> None:
+    """Raises ``UserError`` where a key's own limit is of money and nothing has a price: the limit would hold nothing back."""
+    for key in ledger.live_keys():
+        if key.limits.get("money_per_day") is not None and not price.known:
+            cure = f"set 'serve.price' in treadle.yaml, or 'treadle key revoke' it: {key.name}"
+            raise UserError(f"the key {key.name!r} has a limit of money per day, and answers have no price", cure=cure)
 
 
 @dataclass

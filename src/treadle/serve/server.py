@@ -21,6 +21,7 @@ from treadle.serve.api import make_app
 from treadle.serve.audit import note
 from treadle.serve.connection import Connection
 from treadle.serve.headers import SecurityHeaders
+from treadle.serve.limits import check_prices
 from treadle.serve.live import LiveModel, live_deployment
 from treadle.serve.monitor import Monitor
 from treadle.serve.tls import tls_context
@@ -42,12 +43,14 @@ def run_server(
 
     ``host`` and ``port`` win over ``serve.host`` and ``serve.port``. ``ready`` hears name, version and url once requests are
     answered. Raises ``UserError`` where nothing is live, the address cannot be listened on, it can be reached from elsewhere and no
-    key exists, or ``serve.tls`` names no certificate and its key; ``ArtifactError`` for a damaged package.
+    key exists, a key's limit of money has no price, or ``serve.tls`` names no certificate and its key; ``ArtifactError`` for a
+    damaged package.
     """
     settings = project.spec.serve
     host, port = host or settings.host, settings.port if port is None else port
     live_deployment(ledger)
     check_keys(host, ledger)
+    check_prices(ledger, settings.price)
     tls = tls_context(project.folder, settings.tls) if settings.tls else None
     listener = listen(host, port)
     try:

@@ -60,7 +60,7 @@ class Timeouts(Section):
 
     headers: _Seconds = 10.0
     """To a request's last header, from the connection's opening or the answer before; then 408."""
-    body: _Seconds = 60.0
+    body: _Seconds = 120.0
     """From there to the body's last byte; then 408."""
     reading: _Seconds = 60.0
     """While what was written for it waits and it takes next to nothing of that; then the connection is closed."""

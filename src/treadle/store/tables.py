@@ -13,13 +13,15 @@ import sqlalchemy as sa
 
 
 class _Stamp(sa.types.TypeDecorator[datetime]):
-    """A moment in UTC. SQLite forgets the zone, so it is put back on reading."""
+    """A moment in UTC. SQLite forgets the zone, so it is put back on reading; PostgreSQL gives the zone that it is set to."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, _: Any) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class _Text(sa.types.TypeDecorator[str]):
