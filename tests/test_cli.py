@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import urllib.request
@@ -132,7 +133,39 @@ def test_keys_are_made_listed_and_revoked(project: Path):
     assert key not in "".join(p.read_bytes().decode("latin-1") for p in (project / ".treadle").glob("ledger.db*"))
     assert "already" in treadle("key", "add", "alice", cwd=project, code=2).stderr
     treadle("key", "revoke", "alice", cwd=project)
-    assert "revoked" in treadle("key", "list", cwd=project).stdout
+    words = ["key", "add", "scraper", "--scope", "metrics", "--scope", "answer", "--expires", "30 days", "--limit", "concurrent=2"]
+    made = json.loads(treadle(*words, "--json", cwd=project).stdout)
+    assert "passed" in treadle("key", "add", "old", "--expires", "2020-01-01", cwd=project, code=2).stderr
+    assert "answer, feedback, metrics" in treadle("key", "add", "root", "--scope", "admin", cwd=project, code=2).stderr
+    assert "serve.price" in treadle("key", "add", "rich", "--limit", "money_per_day=1", cwd=project, code=2).stderr
+    _, alice, scraper = treadle("key", "list", cwd=project).stdout.splitlines()
+    assert alice.split() == ["alice", "answer,", "feedback,", "metrics", "revoked", "last", "used", "never"]
+    assert scraper.split()[:3] == ["scraper", "answer,", "metrics"]
+    assert "concurrent=2" in scraper
+    assert f"live until {made['expires'][:16]} UTC" in scraper
+
+
+def test_the_audit_trail_is_shown_and_verified(tmp_path: Path):
+    project = write_project(tmp_path)
+    assert treadle("audit", cwd=tmp_path).stdout == "no entries\n"
+    ledger = Ledger(project.store)
+    ledger.promote("package-1", "better")
+    ledger.add_key("alice")
+    first, second = treadle("audit", cwd=tmp_path).stdout.splitlines()
+    assert "promote" in first
+    assert 'package: "package-1"' in first
+    assert "add key" in second
+    found = json.loads(treadle("audit", "verify", "--json", cwd=tmp_path).stdout)
+    assert found == {"entries": 2, "head": ledger.audit()[1]["hash"]}
+    assert "2 entries" in treadle("audit", "verify", "--head", found["head"], cwd=tmp_path).stdout
+    assert "lost its end" in treadle("audit", "verify", "--head", "f" * 64, cwd=tmp_path, code=1).stderr
+    with sqlite3.connect(project.store / "ledger.db") as connection:
+        connection.execute("DROP TRIGGER audit_is_not_changed")
+        connection.execute("UPDATE audit SET action = 'rollback' WHERE id = 1")
+    connection.close()
+    wrong = treadle("audit", "verify", cwd=tmp_path, code=1).stderr
+    assert "entry 1 (rollback" in wrong
+    assert "cure: compare with a backup" in wrong
 
 
 def test_serve_says_what_is_missing(tmp_path: Path):

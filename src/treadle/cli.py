@@ -26,7 +26,7 @@ _MODULES = {
     "trace": "treadle.report.trace",
     "report": "treadle.report.page", "ledger": "treadle.store.ledger", "artifacts": "treadle.store.artifacts",
     "watch": "treadle.report.watch", "compare": "treadle.report.compare",
-    "show": "treadle.show", "tune": "treadle.tune", "plan": "treadle.plan.estimate",
+    "keys": "treadle.store.keys", "show": "treadle.show", "tune": "treadle.tune", "plan": "treadle.plan.estimate",
 }
 
 app = typer.Typer(
@@ -35,6 +35,8 @@ app = typer.Typer(
 )
 key_app = typer.Typer(help="API keys, which a server beyond loopback demands. Only their hashes are kept.", no_args_is_help=True)
 app.add_typer(key_app, name="key")
+audit_app = typer.Typer()
+app.add_typer(audit_app, name="audit")
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The project's treadle.yaml, or its folder.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key of the file: --set train.budget='500 steps'.")]
@@ -322,11 +324,24 @@ def compare(
 
 
 @key_app.command("add")
-def key_add(name: Annotated[str, typer.Argument(help="Who will use it.")], file: File = _HERE, json: Json = False) -> None:
+def key_add(
+    name: Annotated[str, typer.Argument(help="Who will use it.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it opens: answer, feedback or metrics; again for more. Default: all three.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="How long it is good ('30 days'), or its last day ('2027-01-31').")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="Its own instead of that of 'serve.limits': concurrent=2, tokens_per_day=none.")
+    ] = None,
+    file: File = _HERE, json: Json = False,
+) -> None:
     """Make a key. It is shown once."""
     with _command(json) as output:
-        made = _ledger(_project(file, None)).add_key(name)
-        output.give({"name": name, "key": made}, [made])
+        keys, project = _use("keys"), _project(file, None)
+        until = keys.parse_expiry(expires) if expires is not None else None
+        own = keys.parse_limits(limit or [], priced=project.spec.serve.price.known)
+        made = _ledger(project).add_key(name, scope or keys.SCOPES, until, own)
+        output.give({"name": name, "key": made, "expires": until, "limits": own}, [made])
 
 
 @key_app.command("revoke")
@@ -339,11 +354,30 @@ def key_revoke(name: Annotated[str, typer.Argument(help="Its name.")], file: Fil
 
 @key_app.command("list")
 def key_list(file: File = _HERE, json: Json = False) -> None:
-    """List the keys' names."""
+    """List the keys: what each opens, until when it is good, its own limits, and what it has had today (UTC)."""
     with _command(json) as output:
-        rows = [dict(row) for row in _ledger(_project(file, None)).all_keys()]
-        lines = [f"{row['name']:20}  {'revoked' if row['revoked'] else 'live'}" for row in rows]
-        output.give({"keys": rows}, lines or ["no keys"])
+        found = _ledger(_project(file, None)).list_keys()
+        output.give({"keys": found}, _use("show").keys(found))
+
+
+@audit_app.callback(invoke_without_command=True)
+def audit(context: typer.Context, file: File = _HERE, json: Json = False) -> None:
+    """Show the audit trail: promotions, rollbacks, keys, starts and stops of servers, lock-outs; oldest first."""
+    if context.invoked_subcommand is None:
+        with _command(json) as output:
+            rows = [dict(row) for row in _ledger(_project(file, None)).audit()]
+            output.give({"entries": rows}, _use("show").audit(rows))
+
+
+@audit_app.command("verify")
+def audit_verify(
+    head: Annotated[str | None, typer.Option(help="A hash that was the last once; it must still be among the entries.")] = None,
+    file: File = _HERE, json: Json = False,
+) -> None:
+    """Check that no entry was changed, left out or put in between; ends with 1 at the first that was."""
+    with _command(json) as output:
+        count, last = _ledger(_project(file, None)).check_audit(head)
+        output.give({"entries": count, "head": last}, _use("show").audited(count, last))
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from treadle.plan.show import comparison_lines, money, table
 from treadle.report.spending import spending_lines
 from treadle.report.verdicts import fold_standing, standing
 from treadle.spec.units import format_count, format_duration, format_figure, format_size, significant
+from treadle.store.tables import now
 
 _SAMPLE_LINES = 8
 _METRICS = {
@@ -157,6 +158,46 @@ def gone_back(found: Mapping[str, Any], file: Path) -> list[str]:
     return [
         f"version {found['version']} is live again ({found['package']}); a running server changes over by itself",
         f"  to take this back:  treadle rollback --to {found['before']}{_where(file)}",
+    ]
+
+
+def keys(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The outcome of ``treadle key list``."""
+
+    def standing(row: Mapping[str, Any]) -> str:
+        until = row["expires"]
+        if row["revoked"]:
+            return "revoked"
+        return "live" if until is None else f"{'live until' if until > now() else 'expired'} {until:%Y-%m-%d %H:%M} UTC"
+
+    def use(row: Mapping[str, Any]) -> str:
+        today = row["today"]
+        parts = (f"{today['requests']} requests", f"{today['tokens']} tokens", f"{today['predictions']} records")
+        return ", ".join(part for part in parts if not part.startswith("0 ")) or f"last used {row['last_used'] or 'never'}"
+
+    def own(row: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name}={'none' if value is None else value}" for name, value in row["limits"].items())
+
+    rows = [(row["name"], ", ".join(row["scopes"]), standing(row), own(row), use(row)) for row in found]
+    return table([("name", "scopes", "", "own limits", "today"), *rows]) if rows else ["no keys"]
+
+
+def audit(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The outcome of ``treadle audit``."""
+
+    def detail(row: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in row["detail"].items())
+
+    found = [(str(row["id"]), f"{row['at']:%Y-%m-%d %H:%M:%S}", row["action"], detail(row)) for row in rows]
+    return table(found) if found else ["no entries"]
+
+
+def audited(count: int, head: str) -> list[str]:
+    """The outcome of ``treadle audit verify``."""
+    return [
+        f"{count} entries, each as it was written",
+        f"the last has the hash {head}",
+        "note it elsewhere: 'treadle audit verify --head HASH' then sees whether entries were taken from the end",
     ]
 
 

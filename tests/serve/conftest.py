@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from treadle.serve.api import make_app
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 from treadle.serve.server import configure, listen
+from treadle.serve.tls import tls_context
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
@@ -163,12 +165,15 @@ def running(site: Site, overrides: tuple[str, ...], host: str) -> Iterator[Runni
     monitor = Monitor()
     live = LiveModel(site.store, site.ledger, project.spec.serve, monitor)
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(configure(make_app(project, site.ledger, live, monitor, host)))
+    files = project.spec.serve.tls
+    tls = tls_context(project.folder, files) if files else None
+    server = uvicorn.Server(configure(make_app(project, site.ledger, live, monitor, host), project.spec.serve, tls))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        with httpx.Client(base_url=url, timeout=30) as client:
+        trusted = ssl.create_default_context(cafile=str(project.folder / files.certificate)) if files else True
+        with httpx.Client(base_url=url, timeout=30, verify=trusted) as client:
             yield Running(url, site, live, monitor, client)
     finally:
         live.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -55,6 +58,44 @@ def test_beyond_loopback_everything_but_the_page_and_health_needs_the_key(serve:
     assert running.client.get("/metrics", headers=right | {"host": "models.example.com"}).status_code == 200
     site.ledger.revoke_key("a")
     assert running.client.post("/v1/completions", json=BODY, headers=right).status_code == 401
+
+
+def test_a_key_opens_the_routes_of_its_scopes_only(serve: Callable[..., Any], site: Any) -> None:
+    running = serve(host="0.0.0.0")
+    needs = {
+        ("GET", "/v1/models"): "answer", ("GET", "/page/config.json"): "answer", ("POST", "/v1/completions"): "answer",
+        ("POST", "/v1/predict"): "answer", ("POST", "/v1/feedback"): "feedback", ("GET", "/metrics"): "metrics",
+        ("GET", "/nowhere"): "answer", ("GET", "/metrics/"): "answer", ("GET", "/%6detrics"): "metrics",
+    }
+    for scope in ("answer", "feedback", "metrics"):
+        headers = {"authorization": f"Bearer {site.ledger.add_key(scope, [scope])}"}
+        for (method, path), needed in needs.items():
+            response = running.client.request(method, path, headers=headers, json=BODY if method == "POST" else None)
+            assert (response.status_code != 403) == (scope == needed), (scope, path)
+            if scope != needed:
+                error = response.json()["error"]
+                assert (error["code"], error["type"]) == ("scope_missing", "permission_error")
+                assert f"lacks the scope {needed!r}" in error["message"]
+                assert f"--scope {needed}" in error["message"]
+
+
+def test_a_key_that_has_expired_opens_nothing_and_says_so(serve: Callable[..., Any], site: Any) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=3)
+    headers = {"authorization": f"Bearer {site.ledger.add_key('guest', expires=soon)}"}
+    site.ledger.add_key("owner")
+    running = serve(host="0.0.0.0")
+    assert running.client.get("/v1/models", headers=headers).status_code == 200
+    while datetime.now(UTC) <= soon:
+        time.sleep(0.05)
+    response = running.client.get("/v1/models", headers=headers)
+    assert response.status_code == 401
+    assert f"the key 'guest' has expired, at {soon:%Y-%m-%d %H:%M} UTC" in response.json()["error"]["message"]
+
+
+def test_keys_that_have_expired_let_no_server_start(site: Any) -> None:
+    site.ledger.add_key("a", expires=datetime.now(UTC) - timedelta(seconds=1))
+    with pytest.raises(UserError, match="treadle key add"):
+        check_keys("0.0.0.0", site.ledger)
 
 
 def test_on_loopback_a_key_is_checked_only_if_sent_and_if_there_are_any(shared: Any) -> None:
@@ -111,11 +152,75 @@ def test_the_page_may_load_nothing_from_elsewhere(shared: Any) -> None:
     assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
 
 
+def test_every_response_says_what_browsers_must_know(serve: Callable[..., Any], site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = serve()
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(running.live, "measure", broken)
+    key = {"authorization": "Bearer tk-wrong"}
+    site.ledger.add_key("a")
+    asked = [
+        ("GET", "/", {}, 200), ("GET", "/page/app.js", {}, 200), ("GET", "/page/config.json", {}, 200),
+        ("GET", "/v1/models", {}, 200),
+        ("GET", "/nowhere", {}, 404), ("GET", "/v1/completions", {}, 405), ("POST", "/v1/completions", {}, 400),
+        ("POST", "/v1/completions", {"content-type": "text/plain"}, 415), ("GET", "/", {"host": "evil"}, 421),
+        ("GET", "/v1/models", key, 401), ("POST", "/v1/completions", {"content-length": "30000"}, 413),
+        ("GET", "/metrics", {}, 500),
+    ]
+    for method, path, headers, status in asked:
+        body = {"content": b" " * 30_000 if status == 413 else b"{"} if method == "POST" else {}
+        given = {"content-type": "application/json", "origin": "https://evil.example.com", **headers}
+        response = running.client.request(method, path, headers=given, **body)
+        assert response.status_code == status, (path, response.text)
+        assert response.headers["x-content-type-options"] == "nosniff", path
+        assert response.headers["referrer-policy"] == "no-referrer", path
+        assert response.headers.get_list("content-security-policy")[0].startswith("default-src 'none'"), path
+        assert len(response.headers.get_list("content-security-policy")) == 1, path
+        assert "strict-transport-security" not in response.headers, path
+        assert not [name for name in response.headers if name.startswith("access-control")], path
+
+
+def test_no_prompt_answer_or_key_stands_in_a_log(
+    serve: Callable[..., Any], site: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: Any
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret, running = site.ledger.add_key("a"), serve(host="0.0.0.0")
+    right, wrong = {"authorization": f"Bearer {secret}"}, {"authorization": "Bearer tk-guessed-words"}
+    prompt = "my private words"
+    asked = {"model": "tiny", "prompt": prompt, "max_tokens": 30, "temperature": 0, "store": True}
+
+    def ask(headers: dict[str, str], **fields: Any) -> httpx.Response:
+        return running.client.post("/v1/completions", json=asked | fields, headers=headers)
+
+    answer = ask(right).json()
+    edit = {"answer_id": answer["id"], "edited": "my private edit"}
+    assert running.client.post("/v1/feedback", json=edit, headers=right).status_code == 200
+    refused = (ask(wrong), ask(right, temperature=prompt), ask(right, model=prompt))
+    assert [response.status_code for response in refused] == [401, 400, 404]
+    assert running.client.post("/v1/completions", content=b'{"prompt": "my private words', headers=right).status_code == 415
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no memory")
+
+    with site.ledger._engine.begin() as connection:  # the ledger fails, then the model
+        connection.exec_driver_sql("ALTER TABLE answers RENAME TO gone")
+    assert ask(right).status_code == 200
+    monkeypatch.setattr("treadle.serve.engine.advance", fail)
+    assert ask(right).status_code == 500
+    said = caplog.text + "".join(capfd.readouterr())
+    assert "could not be written to the ledger" in said
+    assert "no memory" in said
+    for text in ("private", "guessed", secret, secret[:12], answer["choices"][0]["text"][:20]):
+        assert text not in said
+
+
 def test_a_ledger_that_cannot_be_read_is_500_without_details(shared: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> None:
         raise WorkError("the ledger cannot be read: disk I/O error")
 
-    monkeypatch.setattr(shared.site.ledger, "key_name", broken)
+    monkeypatch.setattr(shared.site.ledger, "find_key", broken)
     response = shared.client.get("/v1/models", headers={"authorization": "Bearer x"})
     assert (response.status_code, response.json()["error"]["type"]) == (500, "server_error")
     assert "I/O" not in response.text

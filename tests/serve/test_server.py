@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from treadle.core.errors import ArtifactError, UserError
+from treadle.core.errors import ArtifactError, UserError, WorkError
+from treadle.serve.audit import note
 from treadle.serve.server import listen, run_server
 from treadle.store.ledger import Ledger
 
@@ -49,7 +50,7 @@ class Process:
         self.popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
         assert self.popen.stderr is not None
         self.errors = [self.popen.stderr.readline()]
-        match = re.fullmatch(r"Serving tiny version 1 at (http://127\.0\.0\.1:\d+)\n", self.errors[0])
+        match = re.fullmatch(r"Serving tiny version 1 at (https?://127\.0\.0\.1:\d+)\n", self.errors[0])
         assert match, self.errors[0] + self.popen.stderr.read()
         self.url = match.group(1)
 
@@ -131,6 +132,31 @@ def test_an_idle_server_ends_quickly(process: Callable[..., Process]) -> None:
     assert httpx.get(f"{server.url}/readyz").status_code == 200
     server.popen.send_signal(signal.SIGTERM)
     assert server.end()[0] == 0
+
+
+def test_starts_and_stops_stand_in_the_audit_trail(process: Callable[..., Process], site: Any) -> None:
+    stopped, killed = process(), process()
+    stopped.popen.send_signal(signal.SIGTERM)
+    assert stopped.end()[0] == 0
+    killed.popen.kill()
+    killed.end()
+    entries = [(row["action"], row["detail"].get("url")) for row in site.ledger.audit()]
+    assert entries == [
+        ("promote", None), ("start server", stopped.url), ("start server", killed.url), ("stop server", stopped.url),
+    ]
+    assert site.ledger.check_audit()[0] == 4
+
+
+def test_a_trail_that_cannot_be_written_is_said(
+    site: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise WorkError("the ledger cannot be written: disk full")
+
+    monkeypatch.setattr(site.ledger, "note", full)
+    note(site.ledger, "stop server", {"url": "http://127.0.0.1:1"})
+    assert "stop server {'url': 'http://127.0.0.1:1'}" in caplog.text
+    assert "disk full" in caplog.text
 
 
 def test_a_port_in_use_an_address_elsewhere_and_no_such_host() -> None:

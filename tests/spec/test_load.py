@@ -66,6 +66,9 @@ EACH = [
     ("evaluate: {gate: {bits: '<= 2'}}",
      "6:25 evaluate.gate.bits: no head has the figure 'bits'; known: accuracy, bits_per_byte, loss, perplexity",
      "give values that agree, or leave one out"),
+    ("serve: {limits: {money_per_day: 1}}",
+     "6:8 serve: limits.money_per_day counts what answers cost: say what they do, as in 'price: {tokens: 0.02}' "
+     '(is {"limits": {"money_per_day": 1}})', "write it in that form"),
     # wrong types and values
     ("seed: two", '6:7 seed: must be a whole number (is "two")', "write it without quotes, like 4"),
     ("seed: '2'", '6:7 seed: must be a whole number (is "2")', "write it without quotes, like 4"),

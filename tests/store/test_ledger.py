@@ -5,38 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from treadle.core.errors import UserError, WorkError
 from treadle.store.ledger import Ledger
 
 Open = Callable[[], Ledger]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def open_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
-    """Opens the same ledger, as often as it is called."""
-    url = request.getfixturevalue("postgres") if request.param == "postgresql" else None
-    opened: list[Ledger] = []
-
-    def open_it() -> Ledger:
-        opened.append(Ledger(tmp_path / "store", url))
-        return opened[-1]
-
-    yield open_it
-    for ledger in opened:
-        ledger.close()
-
-
-@pytest.fixture
-def ledger(open_ledger: Open) -> Ledger:
-    return open_ledger()
 
 
 def answer(id: str, **changes: Any) -> dict[str, Any]:
@@ -213,34 +193,6 @@ def test_many_processes_open_a_new_ledger_at_once(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_keys_are_kept_as_hashes_and_can_be_revoked(ledger: Ledger) -> None:
-    key = ledger.add_key("phone app")
-    other = ledger.add_key("web")
-    assert key != other
-    assert len(key) > 40
-    assert ledger.key_name(key) == "phone app"
-    assert ledger.key_name(other) == "web"
-    for wrong in ("", "tk-", key[:-1], key + "x", key.upper(), "\u00e9\ud800"):
-        assert ledger.key_name(wrong) is None
-    stored = repr([dict(row) for row in ledger._all(sa.text("SELECT * FROM keys"))])
-    assert "sha256" in stored
-    assert key not in stored
-    with pytest.raises(UserError, match="there is a key named 'web' already"):
-        ledger.add_key("web")
-    for name in ("", "x" * 81, "a\nb", "a\x00"):
-        with pytest.raises(UserError, match="cannot name a key"):
-            ledger.add_key(name)
-
-    ledger.revoke_key("web")
-    assert ledger.key_name(other) is None
-    assert ledger.key_name(key) == "phone app"
-    for name in ("web", "nobody"):
-        with pytest.raises(UserError, match="there is no live key"):
-            ledger.revoke_key(name)
-    assert [(row["name"], row["revoked"] is not None) for row in ledger.all_keys()] == [("phone app", False), ("web", True)]
-    assert [row["action"] for row in ledger.audit()] == ["add key", "add key", "revoke key"]
-
-
 def test_what_was_written_is_there_after_closing(open_ledger: Open) -> None:
     first = open_ledger()
     first.promote("package-1", "reason")
@@ -293,6 +245,13 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(small_disk: Path) -> No
         fill()
     assert live(ledger)[0] == 1
     ledger.close()
+
+
+def test_no_error_shows_what_was_to_be_written(ledger: Ledger) -> None:
+    ledger.record_answer(**answer("answer-1"))
+    with pytest.raises(IntegrityError) as caught:
+        ledger.record_answer(**answer("answer-1", prompt="private words"))
+    assert "private words" not in str(caught.value)
 
 
 def test_a_store_that_is_a_file_is_said(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from treadle.core.errors import RequestError, TreadleError, UserError
 from treadle.serve.failures import told
+from treadle.serve.limits import Accounts, Taken
+from treadle.serve.lockout import Lockout
+from treadle.store.keys import Key
 from treadle.store.ledger import Ledger
 
 _NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -32,13 +35,9 @@ def is_loopback(host: str) -> bool:
 
 def check_keys(host: str, ledger: Ledger) -> None:
     """Raises ``UserError`` where ``host`` can be reached from elsewhere and no one has a key."""
-    if not is_loopback(host) and not _live_keys(ledger):
+    if not is_loopback(host) and not ledger.live_keys():
         message = f"{host} can be reached from other machines, and there is no key to ask with"
         raise UserError(message, cure="make one with 'treadle key add NAME', or serve on 127.0.0.1")
-
-
-def _live_keys(ledger: Ledger) -> list[str]:
-    return [str(row["name"]) for row in ledger.all_keys() if row["revoked"] is None]
 
 
 class Guard:
@@ -47,12 +46,18 @@ class Guard:
     - On loopback the Host header must name this machine, so that a web page cannot reach the server under a name of its own
       that it points here (DNS rebinding). Beyond loopback any name will do, as a key is demanded.
     - A key is demanded beyond loopback; on loopback one that is sent must be right, if the ledger has any. The page's files
-      and the two health routes are open.
-    - A POST must say that it is JSON, which a form of another site cannot (CSRF), and be no longer than ``max_body`` bytes.
+      and the two health routes are open. A key opens only the routes of its scopes, and none once it has expired.
+    - An address that wrong keys came from at speed is not heard for a while, where a key is demanded.
+    - A POST of a key is held against its limits.
+    - A POST must say that it is JSON, which a form of another site cannot (CSRF), be no longer than ``max_body`` bytes, and come
+      within ``patience`` seconds.
     """
 
-    def __init__(self, app: ASGIApp, ledger: Ledger, host: str, max_body: int) -> None:
-        self.app, self.ledger, self.max_body = app, ledger, max_body
+    def __init__(
+        self, app: ASGIApp, ledger: Ledger, host: str, max_body: int, patience: float, accounts: Accounts, lockout: Lockout
+    ) -> None:
+        self.app, self.ledger, self.max_body, self.patience = app, ledger, max_body, patience
+        self.accounts, self.lockout = accounts, lockout
         self.local = is_loopback(host)
         self.names = {*_NAMES, f"[{host}]" if ":" in host else host}
 
@@ -63,15 +68,20 @@ class Guard:
         try:
             headers = Headers(scope=scope)
             self._check_host(headers)
-            if not _is_open(scope["path"]):
-                await self._check_key(headers)
-            if scope["method"] == "POST":
-                _check_kind(headers)
-                receive = await self._whole_body(headers, receive)
+            key = None if _is_open(scope["path"]) else await self._check_key(headers, scope)
+            if scope["method"] != "POST":
+                await self.app(scope, receive, send)
+            elif key is None:
+                await self._post(headers, scope, receive, send)
+            else:
+                async with self.accounts.asking(key) as taken:
+                    await self._post(headers, scope, receive, _noting(send, taken))
         except TreadleError as error:  # not a RequestError where the ledger, which knows the keys, cannot be read
             await told(Request(scope), error)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+
+    async def _post(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+        _check_kind(headers)
+        await self.app(scope, await self._whole_body(headers, receive), send)
 
     def _check_host(self, headers: Headers) -> None:
         given = headers.get("host", "")
@@ -80,20 +90,35 @@ class Guard:
             cure = "ask for localhost or 127.0.0.1; to serve other machines, set serve.host and make a key"
             raise RequestError(f"this server answers to this machine only, not as {given[:100]!r}", status=421, cure=cure)
 
-    async def _check_key(self, headers: Headers) -> None:
+    async def _check_key(self, headers: Headers, scope: Scope) -> Key | None:
+        """Whose request it is; None where no key is needed and none was sent that could be told. Raises ``RequestError``."""
         given = headers.get("authorization")
         if given is None and self.local:
-            return
+            return None
+        address = scope["client"][0] if scope.get("client") else ""
+        if not self.local:
+            self.lockout.check(address)
         cure = "send 'Authorization: Bearer KEY'; the server's owner makes one with 'treadle key add NAME'"
         if given is None:
             raise RequestError("a key is needed", status=401, cure=cure)
-        scheme, _, key = given.partition(" ")
-        if scheme.lower() != "bearer" or not await anyio.to_thread.run_sync(self._opens, key.strip()):
+        scheme, _, secret = given.partition(" ")
+        key = await anyio.to_thread.run_sync(self.ledger.find_key, secret.strip()) if scheme.lower() == "bearer" else None
+        if key is None:
+            # OpenAI's clients cannot but send a key: where none is demanded and there is none that could be right, any will do.
+            if scheme.lower() == "bearer" and self.local and not await anyio.to_thread.run_sync(self.ledger.live_keys):
+                return None
+            if not self.local:
+                await self.lockout.wrong(address)
             raise RequestError("the key is not known, or was revoked", status=401, cure=cure)
-
-    def _opens(self, key: str) -> bool:
-        # OpenAI's clients cannot but send a key: where none is demanded and there is none that could be right, any will do.
-        return self.ledger.key_name(key) is not None or (self.local and not _live_keys(self.ledger))
+        if key.expires is not None and key.expired:
+            message = f"the key {key.name!r} has expired, at {key.expires:%Y-%m-%d %H:%M} UTC"
+            raise RequestError(message, status=401, cure="the server's owner makes another with 'treadle key add NAME'")
+        path = scope["path"]
+        if (wanted := scope_of(path)) not in key.scopes:
+            has = ", ".join(sorted(key.scopes))
+            cure = f"it has {has}; the server's owner makes another with 'treadle key add NAME --scope {wanted}'"
+            raise RequestError(f"the key {key.name!r} lacks the scope {wanted!r}, which {path[:100]} needs", status=403, cure=cure)
+        return key
 
     async def _whole_body(self, headers: Headers, receive: Receive) -> Receive:
         """The body, read to its end or to its limit, as a ``receive`` that gives it again."""
@@ -105,13 +130,19 @@ class Guard:
             await _discard(receive, size if size <= _DISCARD * self.max_body else 0)
             raise too_long
         content, more = bytearray(), True
-        while more:
-            part = await receive()  # of a client that has gone: no body, and no more
-            content += part.get("body", b"")
-            more = part.get("more_body", False)
-            if len(content) > self.max_body:
-                await _discard(receive, _DISCARD * self.max_body if more else 0)
-                raise too_long
+        with anyio.move_on_after(self.patience) as time_left:
+            while more:
+                part = await receive()
+                if part["type"] == "http.disconnect":
+                    raise RequestError("the client went away before its request was whole")  # which no one hears
+                content += part.get("body", b"")
+                more = part.get("more_body", False)
+                if len(content) > self.max_body:
+                    await _discard(receive, _DISCARD * self.max_body if more else 0)
+                    raise too_long
+        if time_left.cancelled_caught:
+            cure = "send it faster, or less; 'serve.timeouts.body' is the limit"
+            raise RequestError(f"the body did not come within {self.patience:g} s", status=408, cure=cure)
         body: Message | None = {"type": "http.request", "body": bytes(content), "more_body": False}
 
         async def again() -> Message:
@@ -120,6 +151,22 @@ class Guard:
             return message if message is not None else await receive()
 
         return again
+
+
+def scope_of(path: str) -> str:
+    """What a key must open for this path."""
+    return {"/metrics": "metrics", "/v1/feedback": "feedback"}.get(path, "answer")
+
+
+def _noting(send: Send, taken: Taken) -> Send:
+    """``send``, noting in ``taken`` whether the request was answered rather than refused."""
+
+    async def noted(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            taken.answered = message["status"] < 400
+        await send(message)
+
+    return noted
 
 
 def _is_open(path: str) -> bool:

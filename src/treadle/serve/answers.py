@@ -14,6 +14,7 @@ from treadle.data.fields.base import BadValue
 from treadle.data.steps.redact import Moves, redact
 from treadle.data.targets.tags import moved_spans, parse_spans
 from treadle.serve.engine import Answer, Engine
+from treadle.serve.limits import charge
 from treadle.spec.heads import SpanKeys
 from treadle.store.ledger import Ledger
 
@@ -58,6 +59,7 @@ class Finished:
 def record_answer(ledger: Ledger, finished: Finished) -> None:
     """File the answer: its text, redacted, only where ``stored``; the rest always. Blocks."""
     answer, how = finished.answer, finished.answer.settings
+    charge(tokens=len(answer.prompt) + answer.tokens)
     settings: dict[str, Any] = {
         "max_tokens": how.max_tokens, "temperature": how.temperature, "top_p": how.top_p, "seed": answer.seed,
         "truncated_prompt_tokens": answer.dropped,

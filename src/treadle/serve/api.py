@@ -16,7 +16,9 @@ from treadle.serve.access import Guard
 from treadle.serve.answers import record_feedback
 from treadle.serve.completions import Desk
 from treadle.serve.failures import failure, told
+from treadle.serve.limits import Accounts
 from treadle.serve.live import LiveModel
+from treadle.serve.lockout import Lockout
 from treadle.serve.monitor import CountRequests, Monitor
 from treadle.serve.predictions import described
 from treadle.serve.schema import CompletionRequest, FeedbackRequest, PredictRequest, parse
@@ -39,7 +41,7 @@ def longest_body(spec: ProjectSpec) -> int:
 def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str) -> FastAPI:
     """The API and the page of ``project``, answered by ``live``; ``host`` is the address that is listened on."""
     # FastAPI's own pages about the API load their scripts from elsewhere.
-    app = FastAPI(title=project.spec.name, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title=project.spec.name, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     settings = project.spec.serve
     _add_model_routes(app, project, live, Desk(project.spec.name, settings, live, ledger, monitor))
     _add_feedback(app, project, ledger, monitor)
@@ -48,7 +50,11 @@ def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor
     app.add_exception_handler(HTTPException, _no_route)
     for kind in (RequestError, TreadleError, Exception):
         app.add_exception_handler(kind, told)
-    app.add_middleware(Guard, ledger=ledger, host=host, max_body=longest_body(project.spec))
+    app.add_middleware(
+        Guard, ledger=ledger, host=host, max_body=longest_body(project.spec), patience=settings.timeouts.body,
+        lockout=Lockout(settings.lockout, ledger, monitor),
+        accounts=Accounts(ledger, settings.limits, settings.price, project.spec.plan.currency),
+    )
     app.add_middleware(CountRequests, monitor=monitor)
     return app
 

@@ -13,18 +13,19 @@ from treadle.core.errors import RequestError, TreadleError
 _log = logging.getLogger("treadle.serve")
 
 _CODES = {
-    400: "invalid_value", 401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 409: "conflict",
-    413: "body_too_large", 415: "unsupported_media_type", 421: "misdirected_request", 429: "queue_full", 500: "internal_error",
-    503: "unavailable",
+    400: "invalid_value", 401: "invalid_api_key", 403: "scope_missing", 404: "not_found", 405: "method_not_allowed", 408: "timeout",
+    409: "conflict", 413: "body_too_large", 415: "unsupported_media_type", 421: "misdirected_request", 429: "queue_full",
+    500: "internal_error", 503: "unavailable",
 }
 
 
 def error_object(error: RequestError) -> dict[str, Any]:
     """The body's ``error`` object; the cure stands in the message, where every client shows it."""
     message = f"{error.message} ({error.cure})" if error.cure else error.message
-    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = "server_error" if error.status >= 500 else kinds.get(error.status, "invalid_request_error")
     code = "model_not_found" if (error.status, error.field) == (404, "model") else _CODES.get(error.status, str(error.status))
+    code = getattr(error, "code", code)
     return {"message": message, "type": kind, "param": error.field, "code": code}
 
 
@@ -35,7 +36,7 @@ def failure(error: RequestError) -> JSONResponse:
         headers["retry-after"] = str(getattr(error, "retry_after", 1))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if error.status == 413:
+    if error.status in (408, 413):
         headers["connection"] = "close"
     return JSONResponse({"error": error_object(error)}, error.status, headers)
 

@@ -28,6 +28,7 @@ class Monitor:
         self.tokens = counter("tokens", "Tokens read (prompt) and written (answer)", "direction")
         self.feedback = counter("feedback", "What users said of answers", "kind")
         self.unrecorded = counter("unrecorded_answers", "Answers that could not be written to the ledger")
+        self.lockouts = counter("lockouts", "Addresses locked out after wrong keys")
         self.first_token = histogram("first_token_seconds", "From the request to its first token")
         self.total = histogram("answer_seconds", "From the request to the end of its answer")
         self.active = gauge("active_slots", "Answers being written")

@@ -20,6 +20,7 @@ from treadle.data.targets.base import Target
 from treadle.data.targets.embedding import EmbeddingTarget
 from treadle.data.targets.tags import TagsTarget, moved_spans
 from treadle.serve.engine import Engine
+from treadle.serve.limits import charge
 from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.store.ledger import Ledger
 
@@ -115,6 +116,7 @@ def record_predictions(
     stored: bool, started: float,
 ) -> list[str]:
     """File one answer per record and give their ids: its columns, redacted, and its answers only where ``stored``. Blocks."""
+    charge(predictions=len(rows))
     ids = [f"pred-{secrets.token_hex(16)}" for _ in rows]
     seconds = (time.monotonic() - started) / len(rows)
     prompts: list[str | None] = [None] * len(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -17,8 +18,14 @@ from treadle.core.project import Project
 from treadle.core.runtime import choose_runtime
 from treadle.serve.access import check_keys
 from treadle.serve.api import make_app
+from treadle.serve.audit import note
+from treadle.serve.connection import Connection
+from treadle.serve.headers import SecurityHeaders
+from treadle.serve.limits import check_prices
 from treadle.serve.live import LiveModel, live_deployment
 from treadle.serve.monitor import Monitor
+from treadle.serve.tls import tls_context
+from treadle.spec.stages import Serve
 from treadle.spec.units import format_duration
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
@@ -35,13 +42,16 @@ def run_server(
     """Serve the live version until SIGTERM or SIGINT, then finish the answers under way. A second signal ends them.
 
     ``host`` and ``port`` win over ``serve.host`` and ``serve.port``. ``ready`` hears name, version and url once requests are
-    answered. Raises ``UserError`` where nothing is live, the address
-    cannot be listened on, or it can be reached from elsewhere and no key exists; ``ArtifactError`` for a damaged package.
+    answered. Raises ``UserError`` where nothing is live, the address cannot be listened on, it can be reached from elsewhere and no
+    key exists, a key's limit of money has no price, or ``serve.tls`` names no certificate and its key; ``ArtifactError`` for a
+    damaged package.
     """
     settings = project.spec.serve
     host, port = host or settings.host, settings.port if port is None else port
     live_deployment(ledger)
     check_keys(host, ledger)
+    check_prices(ledger, settings.price)
+    tls = tls_context(project.folder, settings.tls) if settings.tls else None
     listener = listen(host, port)
     try:
         choose_runtime("float32")
@@ -49,27 +59,35 @@ def run_server(
         live = LiveModel(store, ledger, settings, monitor)
         try:
             shown = f"[{host}]" if ":" in host else host
-            where = f"http://{shown}:{listener.getsockname()[1]}"
+            where = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
             number = live.version.number
 
             def greet() -> None:
+                note(ledger, "start server", {"url": where, "version": number})
                 say(f"Serving {project.spec.name} version {number} at {where}")
                 if ready:
                     ready({"name": project.spec.name, "version": number, "url": where})
 
-            config = configure(make_app(project, ledger, live, monitor, host))
-            _Server(config, live, settings.drain, greet).run(sockets=[listener])
+            config = configure(make_app(project, ledger, live, monitor, host), settings, tls)
+            server = _Server(config, live, settings.drain, greet)
+            try:
+                server.run(sockets=[listener])
+            finally:
+                if server.started:
+                    note(ledger, "stop server", {"url": where})
         finally:
             live.close()
     finally:
         listener.close()
 
 
-def configure(app: ASGIApp) -> uvicorn.Config:
+def configure(app: ASGIApp, settings: Serve | None = None, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
     """uvicorn's settings. It writes no access log: a server that keeps text only with consent keeps no trace of who asked."""
+    patient = type("Patient", (Connection,), {"timeouts": (settings or Serve()).timeouts})
     return uvicorn.Config(
-        app, http="h11", ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False, proxy_headers=False,
-        server_header=False, timeout_graceful_shutdown=_FLUSH,
+        SecurityHeaders(app), http=patient, ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
+        proxy_headers=False, server_header=False, timeout_graceful_shutdown=_FLUSH,
+        ssl_context_factory=(lambda *_: tls) if tls else None,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from treadle.spec.access import Limits, Lockout, Price, Timeouts, Tls
 from treadle.spec.fields import Bound, Budget, Count, Fraction, Section, Size
 
 Metric = Annotated[str, Field(pattern=r"^([^.]+\.)?[a-z_0-9@]+$")]
@@ -63,6 +64,18 @@ class Serve(Section):
     """Whose text is kept for improvement, after redaction: of requests that say ``"store": true``, of all, of none."""
     drain: float = Field(default=30.0, ge=0)
     """Seconds that running answers are given when the server is asked to stop."""
+    limits: Limits = Limits()
+    price: Price = Price()
+    lockout: Lockout = Lockout()
+    timeouts: Timeouts = Timeouts()
+    tls: Tls | None = None
+    """None: plain HTTP, as on this machine or behind a proxy that has TLS."""
+
+    @model_validator(mode="after")
+    def _money_needs_a_price(self) -> Serve:
+        if self.limits.money_per_day is not None and not self.price.known:
+            raise ValueError("limits.money_per_day counts what answers cost: say what they do, as in 'price: {tokens: 0.02}'")
+        return self
 
 
 class Improve(Section):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,13 +13,15 @@ import sqlalchemy as sa
 
 
 class _Stamp(sa.types.TypeDecorator[datetime]):
-    """A moment in UTC. SQLite forgets the zone, so it is put back on reading."""
+    """A moment in UTC. SQLite forgets the zone, so it is put back on reading; PostgreSQL gives the zone that it is set to."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, _: Any) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class _Text(sa.types.TypeDecorator[str]):
@@ -72,9 +77,36 @@ keys = sa.Table(
     "keys", metadata,
     sa.Column("name", sa.String(80), primary_key=True), sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("at", _stamp, nullable=False), sa.Column("revoked", _stamp),
+    # Null in keys of an earlier Treadle: all scopes, no end, the limits of 'serve.limits'.
+    sa.Column("scopes", sa.String(80)), sa.Column("expires", _stamp), sa.Column("limits", sa.JSON),
+)
+uses = sa.Table(  # a sum per key and day, not a row per request: nothing says who asked what
+    "uses", metadata,
+    sa.Column("key", sa.String(80), sa.ForeignKey("keys.name"), primary_key=True), sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False), sa.Column("tokens", sa.BigInteger, nullable=False),
+    sa.Column("predictions", sa.BigInteger, nullable=False),
 )
 audit = sa.Table(
     "audit", metadata,
     sa.Column("id", sa.Integer, primary_key=True), sa.Column("at", _stamp, nullable=False),
     sa.Column("action", sa.String(40), nullable=False), sa.Column("detail", sa.JSON, nullable=False),
+    sa.Column("previous", sa.String(64)), sa.Column("hash", sa.String(64)),  # see trail.py, which alone writes here
 )
+
+
+def now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(UTC)
+
+
+def as_json(value: Any) -> str:
+    """JSON as servers accept it: what is not finite becomes null."""
+
+    def finite(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {str(key): finite(item) for key, item in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [finite(item) for item in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(finite(value), allow_nan=False)
