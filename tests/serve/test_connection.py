@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import uvicorn
 
-Serve = Callable[..., Any]
+from treadle.serve.server import configure, listen
+from treadle.spec.access import Timeouts
+from treadle.spec.stages import Serve
+
+Start = Callable[..., Any]
 BODY = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 1}).encode()
 PATIENT = ("serve.timeouts.headers=1 s", "serve.timeouts.body=1 s", "serve.timeouts.reading=1 s")
 
@@ -75,7 +81,7 @@ def refusal(answer: bytes) -> tuple[int, dict[str, Any]]:
     return int(lines[0].split()[1]), json.loads(body)["error"]
 
 
-def test_headers_that_trickle_are_cut_off(serve: Serve, connect: Callable[[Any], socket.socket]) -> None:
+def test_headers_that_trickle_are_cut_off(serve: Start, connect: Callable[[Any], socket.socket]) -> None:
     running = serve(*PATIENT)
     answer, seconds = trickle(connect(running), head("GET", "/healthz", f"x-slow: {'a' * 300}"))
     status, error = refusal(answer)
@@ -84,7 +90,7 @@ def test_headers_that_trickle_are_cut_off(serve: Serve, connect: Callable[[Any],
     assert 0.9 < seconds < 8
 
 
-def test_headers_that_trickle_in_a_second_request_are_cut_off(serve: Serve, connect: Callable[[Any], socket.socket]) -> None:
+def test_headers_that_trickle_in_a_second_request_are_cut_off(serve: Start, connect: Callable[[Any], socket.socket]) -> None:
     connection = connect(serve(*PATIENT))
     connection.sendall(head("GET", "/healthz"))
     assert connection.recv(65536).startswith(b"HTTP/1.1 200")
@@ -92,12 +98,12 @@ def test_headers_that_trickle_in_a_second_request_are_cut_off(serve: Serve, conn
     assert refusal(answer)[0] == 408
 
 
-def test_a_connection_that_asks_nothing_is_closed_without_a_word(serve: Serve, connect: Callable[[Any], socket.socket]) -> None:
+def test_a_connection_that_asks_nothing_is_closed_without_a_word(serve: Start, connect: Callable[[Any], socket.socket]) -> None:
     assert rest(connect(serve(*PATIENT))) == b""
 
 
 @pytest.mark.parametrize("framing", ["content-length: 400", "transfer-encoding: chunked"])
-def test_a_body_that_trickles_is_cut_off(serve: Serve, connect: Callable[[Any], socket.socket], framing: str) -> None:
+def test_a_body_that_trickles_is_cut_off(serve: Start, connect: Callable[[Any], socket.socket], framing: str) -> None:
     connection = connect(serve(*PATIENT))
     connection.sendall(head("POST", "/v1/completions", "content-type: application/json", framing))
     data = BODY + b" " * 400 if "length" in framing else b"".join(b"1\r\n%c\r\n" % byte for byte in BODY * 5)
@@ -109,7 +115,7 @@ def test_a_body_that_trickles_is_cut_off(serve: Serve, connect: Callable[[Any], 
 
 
 def test_a_body_that_no_route_reads_is_cut_off(
-    serve: Serve, connect: Callable[[Any], socket.socket], monkeypatch: pytest.MonkeyPatch
+    serve: Start, connect: Callable[[Any], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("treadle.serve.connection._GRACE", 0.5)
     connection = connect(serve(*PATIENT))
@@ -119,7 +125,7 @@ def test_a_body_that_no_route_reads_is_cut_off(
     assert seconds < 10
 
 
-def test_a_slow_body_within_its_time_is_answered(serve: Serve, connect: Callable[[Any], socket.socket]) -> None:
+def test_a_slow_body_within_its_time_is_answered(serve: Start, connect: Callable[[Any], socket.socket]) -> None:
     connection = connect(serve("serve.timeouts.headers=0.2 s", "serve.timeouts.body=15 s"))
     connection.sendall(posted(len(BODY), "connection: close"))
     for byte in BODY:
@@ -129,7 +135,7 @@ def test_a_slow_body_within_its_time_is_answered(serve: Serve, connect: Callable
 
 
 def test_who_takes_nothing_of_the_answers_is_cut_off(
-    serve: Serve, connect: Callable[[Any], socket.socket], until: Callable[..., None]
+    serve: Start, connect: Callable[[Any], socket.socket], until: Callable[..., None]
 ) -> None:
     running = serve(*PATIENT)
     connection = connect(running)
@@ -151,7 +157,7 @@ def test_who_takes_nothing_of_the_answers_is_cut_off(
 
 
 def test_a_client_that_leaves_by_half_frees_its_slot(
-    serve: Serve, connect: Callable[[Any], socket.socket], until: Callable[..., None], site: Any
+    serve: Start, connect: Callable[[Any], socket.socket], until: Callable[..., None], site: Any
 ) -> None:
     running = serve("serve.slots=1", "serve.queue=0")
     body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 1000, "temperature": 0, "stream": True}).encode()
@@ -164,8 +170,37 @@ def test_a_client_that_leaves_by_half_frees_its_slot(
     assert 'treadle_answers_total{finish_reason="cancelled"} 1.0' in running.client.get("/metrics").text
 
 
+def test_who_leaves_by_half_with_an_answer_unread_is_gone_at_once_and_cut_off(until: Callable[..., None]) -> None:
+    gone = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 60_000, "more_body": True})  # more than the sockets hold
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    listener, client = listen("127.0.0.1", 0), socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    server = uvicorn.Server(configure(app, Serve(timeouts=Timeouts(reading=5.0))))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        client.connect(listener.getsockname())
+        client.sendall(head("GET", "/"))
+        client.shutdown(socket.SHUT_WR)
+        until(gone.is_set, seconds=4)
+        until(lambda: not server.server_state.connections)
+    finally:
+        client.close()
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
 def test_a_body_that_breaks_off_is_not_answered(
-    serve: Serve, connect: Callable[[Any], socket.socket], until: Callable[..., None], site: Any
+    serve: Start, connect: Callable[[Any], socket.socket], until: Callable[..., None], site: Any
 ) -> None:
     running = serve()
     connection = connect(running)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -76,10 +77,14 @@ def test_on_loopback_and_where_it_is_off_no_one_is_locked_out(serve: Serve, site
         assert running.client.get("/v1/models", headers=right).status_code == 200
 
 
-def test_no_key_a_right_one_and_an_expired_one_are_no_guesses(serve: Serve, site: Any) -> None:
+def test_no_key_a_right_one_an_expired_one_and_a_password_are_no_guesses(serve: Serve, site: Any) -> None:
     right = {"authorization": f"Bearer {site.ledger.add_key('a', ['metrics'])}"}
     running = serve("serve.lockout.wrong_keys=1", host="0.0.0.0")
     assert [running.client.get("/v1/models").status_code for _ in range(3)] == [401] * 3
+    other = {"authorization": "Basic dXNlcjpwYXNz"}
+    assert [running.client.get("/v1/models", headers=other).status_code for _ in range(3)] == [401] * 3
+    over = {"authorization": f"Bearer {site.ledger.add_key('b', expires=datetime.now(UTC) - timedelta(days=1))}"}
+    assert [running.client.get("/v1/models", headers=over).status_code for _ in range(3)] == [401] * 3
     assert running.client.get("/v1/models", headers=right).status_code == 403
     assert running.client.get("/metrics", headers=right).status_code == 200
 

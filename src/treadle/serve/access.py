@@ -102,10 +102,12 @@ class Guard:
         if given is None:
             raise RequestError("a key is needed", status=401, cure=cure)
         scheme, _, secret = given.partition(" ")
-        key = await anyio.to_thread.run_sync(self.ledger.find_key, secret.strip()) if scheme.lower() == "bearer" else None
+        if scheme.lower() != "bearer":
+            raise RequestError("the key is not sent as one", status=401, cure=cure)
+        key = await anyio.to_thread.run_sync(self.ledger.find_key, secret.strip())
         if key is None:
             # OpenAI's clients cannot but send a key: where none is demanded and there is none that could be right, any will do.
-            if scheme.lower() == "bearer" and self.local and not await anyio.to_thread.run_sync(self.ledger.live_keys):
+            if self.local and not await anyio.to_thread.run_sync(self.ledger.live_keys):
                 return None
             if not self.local:
                 await self.lockout.wrong(address)
