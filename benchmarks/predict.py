@@ -3,8 +3,8 @@
     python benchmarks/predict.py [--clients 32] [--seconds 10] [--rounds 3]
 
 The model is that of the recipe credit-risk with the network of the whole recipe, trained for a moment on its sample. Each client
-keeps one connection, sends a record, reads the answer, and sends the next; every answer stands in the ledger before it is given, which is
-counted at the end. Clients run in a process of their own on the same machine.
+keeps one connection, sends a record, reads the answer, and sends the next; every answer stands in the ledger before it is given,
+which is counted at the end. Clients run in a process of their own on the same machine.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ from treadle.core.project import load_project
 from treadle.scaffold import RECIPES
 from treadle.store.ledger import Ledger
 
-
 COLUMNS = (
-    "age", "workclass", "weight", "education", "years", "marital", "occupation", "relationship", "race", "sex", "gain", "loss", "hours",
-    "country",
+    "age", "workclass", "weight", "education", "years", "marital", "occupation", "relationship", "race", "sex", "gain", "loss",
+    "hours", "country",
 )
 
 
@@ -69,12 +68,13 @@ def client(address: tuple[str, int], bodies: list[bytes], until: float, seconds:
 def load(url: str, clients: int, length: float) -> None:
     """One measurement, printed as JSON."""
     where = urlsplit(url)
-    assert where.hostname is not None and where.port is not None
+    assert where.hostname is not None
+    assert where.port is not None
     bodies = []
     for record in records(url)[:100]:
         body = json.dumps({"inputs": record}).encode()
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        bodies.append(head.encode() + body)
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        bodies.append(f"{head}\r\n\r\n".encode() + body)
     seconds: list[list[float]] = [[] for _ in range(clients)]
     until = time.perf_counter() + length
     threads = [

@@ -11,7 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # Before torch is imported anywhere, here or in a test's subprocess: workers share the cores, and results depend on the count.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -133,3 +133,33 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, hard))
     yield folder
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where an empty ledger can be made: a file, and a real PostgreSQL."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres"))
+    (tmp_path / "store").mkdir()
+    return f"sqlite:///{tmp_path / 'store' / 'ledger.db'}"
+
+
+@pytest.fixture
+def open_ledger(ledger_url: str, tmp_path: Path) -> Iterator[Callable[[], Any]]:
+    """Opens the same ledger, as often as it is called."""
+    from treadle.store.ledger import Ledger
+
+    opened: list[Ledger] = []
+
+    def open_it() -> Ledger:
+        opened.append(Ledger(tmp_path / "store", ledger_url))
+        return opened[-1]
+
+    yield open_it
+    for ledger in opened:
+        ledger.close()
+
+
+@pytest.fixture
+def ledger(open_ledger: Callable[[], Any]) -> Any:
+    return open_ledger()

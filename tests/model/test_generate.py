@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tiny import SHAPE
 from treadle.model.generate import generate
 from treadle.model.memory import Cache, advance
-from treadle.model.sampling import Sampling, sample
 from treadle.model.model import LanguageModel, make_model
+from treadle.model.sampling import Sampling, sample
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["qk_norm", "plain"])

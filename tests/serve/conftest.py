@@ -44,6 +44,9 @@ model:
   trunk: {transformer: {depth: 2, width: 32, heads: 2, kv_heads: 1, hidden: 64}}
 serve: {slots: 3, queue: 8, max_tokens: 1000, drain: 20, max_body: 20000}
 """
+TEMPLATE = """{% for tool in tools or [] %}{{ tool | tojson }}
+{% endfor %}{% for message in messages %}{{ message.role }}: {{ message.content }}
+{% endfor %}assistant: """
 
 
 @dataclass
@@ -93,6 +96,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str,
                 model.embedding.weight[END_ID] *= 0.01
             save_model(model, draft.path)
             tokenizer.save(str(draft.path / "tokenizer.json"))
+            (draft.path / "chat_template.jinja").write_text(TEMPLATE)
         ids.append(id)
     damaged = store.folder(ids[2]) / "model.safetensors"
     whole = damaged.read_bytes()

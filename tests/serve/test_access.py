@@ -207,7 +207,7 @@ def test_no_prompt_answer_or_key_stands_in_a_log(
     with site.ledger._engine.begin() as connection:  # the ledger fails, then the model
         connection.exec_driver_sql("ALTER TABLE answers RENAME TO gone")
     assert ask(right).status_code == 200
-    monkeypatch.setattr("treadle.serve.engine.advance", fail)
+    monkeypatch.setattr("treadle.serve.engine.Engine._read", fail)
     assert ask(right).status_code == 500
     said = caplog.text + "".join(capfd.readouterr())
     assert "could not be written to the ledger" in said

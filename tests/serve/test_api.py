@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from treadle.serve import answers, completions, failures
+from treadle.serve import answers, failures
 from treadle.serve.api import longest_body
-from treadle.serve.schema import CompletionRequest, FeedbackRequest
+from treadle.serve.schema import ChatRequest, CompletionRequest, FeedbackRequest
 from treadle.spec.project import ProjectSpec
 
 Serve = Callable[..., Any]
@@ -26,12 +26,19 @@ BAD = [
     ({"top_p": 0}, "top_p"), ({"top_p": 1.1}, "top_p"), ({"top_p": float("nan")}, "top_p"),
     ({"seed": 2**63}, "seed"), ({"seed": 0.5}, "seed"), ({"stop": ["a"] * 5}, "stop"), ({"stop": ""}, "stop[0]"),
     ({"stop": ["a", "x" * 257]}, "stop[1]"), ({"stop": [1]}, "stop[0]"), ({"stream": "yes"}, "stream"), ({"store": 1}, "store"),
-    ({"n": 2}, "n"), ({"best_of": 3}, "best_of"), ({"echo": True}, "echo"), ({"logprobs": 5}, "logprobs"),
-    ({"presence_penalty": 0.5}, "presence_penalty"), ({"frequency_penalty": -1}, "frequency_penalty"),
+    ({"n": 0}, "n"), ({"n": 33}, "n"), ({"best_of": 3}, None), ({"echo": True}, "echo"), ({"logprobs": 21}, "logprobs"),
+    ({"presence_penalty": 2.5}, "presence_penalty"), ({"frequency_penalty": -3}, "frequency_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"), ({"top_k": -2}, "top_k"), ({"min_p": 1.5}, "min_p"),
+    ({"logit_bias": {"a": 1}}, "logit_bias.a"), ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"99999": 1}}, "logit_bias"), ({"structured_outputs": {}}, "structured_outputs"),
+    ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+    ({"structured_outputs": {"regex": "("}}, "structured_outputs"),
+    ({"structured_outputs": {"json": {"type": "none"}}}, "structured_outputs"),
     ({"truncate_prompt_tokens": 10**30}, "truncate_prompt_tokens"),
     ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"), ({"truncate_prompt_tokens": 0}, None),
     ({"truncate_prompt_tokens": 5000, "prompt": "x " * 5000}, "truncate_prompt_tokens"),
-    ({"prompt": ["a", "b"]}, "prompt"), ({"prompt": None}, "prompt"), ({"prompt": [1, 2]}, "prompt"), ({"model": 3}, "model"),
+    ({"prompt": []}, "prompt"), ({"prompt": None}, "prompt"), ({"prompt": [1, 99999]}, "prompt"), ({"prompt": [-1]}, "prompt"),
+    ({"prompt": ["a"] * 33}, "prompt"), ({"model": 3}, "model"),
     ({"temprature": 1}, "temprature"), ({"suffix": "x"}, "suffix"), ({"stream_options": {"include_usage": True}}, None),
     ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"), ({"user": 5}, "user"),
 ]
@@ -281,7 +288,7 @@ def test_an_answer_is_given_though_the_ledger_cannot_take_it(serve: Serve, monke
     def full(*_: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(completions, "record_answer", full)
+    monkeypatch.setattr(running.site.ledger, "record_answers", full)
     assert running.complete("x", max_tokens=2).status_code == 200
     assert "treadle_unrecorded_answers_total 1.0" in running.client.get("/metrics").text
 
@@ -313,7 +320,7 @@ def test_a_draining_server_is_not_ready_and_takes_nothing_new(serve: Serve) -> N
 
 def test_the_docs_name_every_field_status_and_figure(shared: Any) -> None:
     docs = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
-    for name in (*CompletionRequest.model_fields, *FeedbackRequest.model_fields):
+    for name in (*CompletionRequest.model_fields, *ChatRequest.model_fields, *FeedbackRequest.model_fields):
         assert f"`{name}`" in docs or f'"{name}"' in docs, name
     for status in failures._CODES:
         assert str(status) in docs, status

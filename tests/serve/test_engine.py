@@ -146,7 +146,7 @@ def test_a_seed_gives_the_same_answer_alone_and_among_others(make: Callable[...,
 def test_in_200_random_mixes_every_answer_is_the_one_that_it_gets_alone(make: Callable[..., Ask]) -> None:
     """To the token: requests that begin alike or not, at any temperature, with stop strings, cancelled or not, in any order."""
     alone, draw = make(slots=1), random.Random(0)
-    asked: dict[tuple[str, Settings], tuple[str, str]] = {}
+    known: dict[tuple[str, Settings], tuple[str, str]] = {}
     starts = ["def f(x):\n    return x\n" * 3, "import json\n", "class A:\n    pass\n" * 5]
     together = make(slots=5, queue=100)
     for mix in range(200):
@@ -161,9 +161,9 @@ def test_in_200_random_mixes_every_answer_is_the_one_that_it_gets_alone(make: Ca
                 answer.cancel()
                 running.pop()
         for prompt, how, pieces in running:
-            if (prompt, how) not in asked:
-                asked[prompt, how] = alone(prompt, how)
-            assert together.finish(pieces) == asked[prompt, how], f"mix {mix}: {prompt!r}, {how}"
+            if (prompt, how) not in known:
+                known[prompt, how] = alone(prompt, how)
+            assert together.finish(pieces) == known[prompt, how], f"mix {mix}: {prompt!r}, {how}"
     memory = together.engine._memory
     if isinstance(memory, Paged):
         assert memory.hits > 1000  # what begins alike was read once

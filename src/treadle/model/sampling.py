@@ -74,7 +74,7 @@ def sample(scores: Tensor, how: Sampling, generator: torch.Generator) -> int:
     probabilities = torch.softmax(scores.double() / how.temperature, dim=-1)
     if how.min_p:
         probabilities = torch.where(probabilities >= how.min_p * probabilities.amax(), probabilities, 0.0)
-    if how.top_k and how.top_k < len(scores) or how.top_p < 1:
+    if (how.top_k and how.top_k < len(scores)) or how.top_p < 1:
         ordered, order = probabilities.sort(descending=True, stable=True)
         if how.top_k:
             ordered[how.top_k :] = 0

@@ -28,7 +28,9 @@ class ChatTemplate:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
-        self._template, self._tokenizer, self._marks = environment.from_string(text), tokenizer, dict(marks)
+        self._template, self._marks = environment.from_string(text), dict(marks)
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.encode_special_tokens = False  # of the template
         added = tokenizer.get_added_tokens_decoder().values()
         self._special = sorted((token.content for token in added if token.special), key=len, reverse=True)
 
@@ -46,8 +48,8 @@ class ChatTemplate:
         return cls(text, tokenizer, {name: mark["content"] if isinstance(mark, dict) else mark for name, mark in found.items()})
 
     def tokens(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
-        """Ids of the conversation up to where the assistant begins. What stands in ``messages`` and ``tools`` never becomes a control
-        token. Raises ``RequestError`` for a conversation that the template refuses."""
+        """Ids of the conversation up to where the assistant begins. What stands in ``messages`` and ``tools`` never becomes a
+        control token. Raises ``RequestError`` for a conversation that the template refuses."""
         seam = secrets.token_hex(16)  # put into what looks like a control token, and taken out again after it was cut there
         try:
             text = self._template.render(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from treadle.model.hub import load_model, save_model
@@ -20,3 +21,13 @@ def save_text_model(model: TextModel, folder: Path) -> None:
 def load_text_model(folder: Path) -> TextModel:
     """The model in ``folder``, in evaluation mode. Raises ``ArtifactError``."""
     return load_network(folder) if (folder / FILE).exists() else load_model(folder)
+
+
+def end_tokens(folder: Path) -> list[int]:
+    """Tokens that end what a model writes, as its folder says."""
+    found: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).exists():
+            given = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+            found += [given] if isinstance(given, int) else given or []
+    return sorted(set(found))

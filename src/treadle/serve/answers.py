@@ -6,15 +6,15 @@ import json
 import re
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from treadle.core.errors import RequestError
 from treadle.data.fields.base import BadValue
 from treadle.data.steps.redact import Moves, redact
 from treadle.data.targets.tags import moved_spans, parse_spans
-from treadle.serve.engine import Answer, Engine
-from treadle.serve.limits import charge
+from treadle.model.sampling import Sampling
+from treadle.serve.engine import Answer, Engine, Settings
 from treadle.spec.heads import SpanKeys
 from treadle.store.ledger import Ledger
 
@@ -56,12 +56,11 @@ class Finished:
     """Whether its text may be kept."""
 
 
-def record_answer(ledger: Ledger, finished: Finished) -> None:
-    """File the answer: its text, redacted, only where ``stored``; the rest always. Blocks."""
+def answer_row(finished: Finished) -> dict[str, Any]:
+    """The answer as the ledger keeps it: its text, redacted, only where ``stored``; the rest always."""
     answer, how = finished.answer, finished.answer.settings
-    charge(tokens=len(answer.prompt) + answer.tokens)
     settings: dict[str, Any] = {
-        "max_tokens": how.max_tokens, "temperature": how.temperature, "top_p": how.top_p, "seed": answer.seed,
+        "max_tokens": how.max_tokens, **_told(how), "seed": answer.seed,
         "truncated_prompt_tokens": answer.dropped,
     }
     version = finished.engine.version
@@ -69,11 +68,18 @@ def record_answer(ledger: Ledger, finished: Finished) -> None:
     if finished.stored:
         prompt, text, found = redact_pair(finished.prompt, answer.stream.text)
         settings |= {"stop": [redact(_clean(stop), secrets=True, pii=True)[0] for stop in how.stops], "redacted": dict(found)}
-    ledger.record_answer(
-        id=finished.id, version=version.number, package=version.package, stored=finished.stored, prompt=prompt,
-        text=text, settings=settings, prompt_tokens=len(answer.prompt), answer_tokens=answer.tokens,
-        seconds=time.monotonic() - answer.started, finish_reason=answer.finish_reason or "cancelled",
-    )
+    return {
+        "id": finished.id, "version": version.number, "package": version.package, "stored": finished.stored, "prompt": prompt,
+        "text": text, "settings": settings, "prompt_tokens": len(answer.prompt), "answer_tokens": answer.tokens,
+        "seconds": time.monotonic() - answer.started, "finish_reason": answer.finish_reason or "cancelled",
+    }
+
+
+def _told(how: Settings) -> dict[str, Any]:
+    """How was drawn: temperature and ``top_p`` always, the rest where it is another than the usual."""
+    usual, given = asdict(Sampling()), asdict(how.sampling)
+    found = {name: value for name, value in given.items() if name in ("temperature", "top_p") or value != usual[name]}
+    return found | ({"form": how.form.kind} if how.form else {})
 
 
 def record_feedback(

@@ -21,7 +21,7 @@ from treadle.serve.live import LiveModel
 from treadle.serve.lockout import Lockout
 from treadle.serve.monitor import CountRequests, Monitor
 from treadle.serve.predictions import described
-from treadle.serve.schema import CompletionRequest, FeedbackRequest, PredictRequest, parse
+from treadle.serve.schema import ChatRequest, CompletionRequest, FeedbackRequest, PredictRequest, parse
 from treadle.serve.site import add_page
 from treadle.spec.project import ProjectSpec
 from treadle.store.ledger import Ledger
@@ -81,7 +81,12 @@ def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Des
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        reply = await desk.ask(parse(CompletionRequest, await request.body()))
+        reply = await desk.complete(parse(CompletionRequest, await request.body()))
+        return await reply.response(request.receive)
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        reply = await desk.chat(parse(ChatRequest, await request.body()))
         return await reply.response(request.receive)
 
 

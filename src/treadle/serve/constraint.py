@@ -15,6 +15,9 @@ from torch import Tensor
 
 from treadle.core.errors import RequestError
 
+_SPACE = r"[ \n\t]{0,16}"
+"""Between the parts of JSON: enough for indentation, and no endless row of spaces."""
+
 
 @dataclass(frozen=True)
 class Form:
@@ -22,10 +25,12 @@ class Form:
 
     kind: Literal["json_schema", "regex", "choice"]
     text: str
+    field: str = "structured_outputs"
+    """Of the request that asks for it."""
 
     @classmethod
-    def of(cls, kind: Literal["json_schema", "regex", "choice"], value: Any) -> Form:
-        return cls(kind, value if kind == "regex" else json.dumps(value, ensure_ascii=False))
+    def of(cls, kind: Literal["json_schema", "regex", "choice"], value: Any, field: str = "structured_outputs") -> Form:
+        return cls(kind, value if kind == "regex" else json.dumps(value, ensure_ascii=False), field)
 
 
 class Forms:
@@ -37,11 +42,16 @@ class Forms:
 
     def begin(self, form: Form) -> Constraint:
         """For a new answer. Raises ``RequestError`` for what is no form, or one that takes too much."""
-        matcher = LLMatcher(self._tokenizer, grammar_from(form.kind, form.text), log_level=0)
+        if form.kind == "json_schema":
+            grammar = LLMatcher.grammar_from_json_schema(form.text, defaults={"whitespace_pattern": _SPACE})
+        else:
+            grammar = grammar_from(form.kind, form.text)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             names = {"json_schema": "JSON schema", "regex": "regular expression", "choice": "list of choices"}
             reason = matcher.get_error().strip().splitlines()[0][:300]
-            raise RequestError(f"the answer cannot be held to this {names[form.kind]}: {reason}", cure="send a simpler one")
+            message = f"{form.field}: the answer cannot be held to this {names[form.kind]}: {reason}"
+            raise RequestError(message, field=form.field, cure="mend it, or send a simpler one")
         return Constraint(matcher, self.vocabulary)
 
 

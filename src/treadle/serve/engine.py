@@ -39,7 +39,7 @@ class Settings:
     """How to write one answer."""
 
     max_tokens: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     stops: tuple[str, ...] = ()
     seed: int | None = None
     """None: a random one is drawn."""
@@ -103,8 +103,8 @@ class Engine:
     """A model with ``slots`` places, and a queue of at most ``queue`` answers for which none is free."""
 
     def __init__(
-        self, model: TextModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int, template: ChatTemplate | None = None,
-        ends: Sequence[int] = (END_ID,),
+        self, model: TextModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int,
+        template: ChatTemplate | None = None, ends: Sequence[int] = (END_ID,),
     ) -> None:
         """``template`` of a model that was trained on conversations; ``ends``: tokens that end an answer."""
         self.model, self.tokenizer, self.version, self.template, self.ends = model, tokenizer, version, template, frozenset(ends)
@@ -134,8 +134,8 @@ class Engine:
         return len(self._waiting)
 
     def prepare(self, prompt: str | Sequence[int], settings: Settings, deliver: Callable[[Piece], None]) -> Answer:
-        """Tokens and settings of a new answer; ``prompt`` as ids is taken as it is. Raises ``RequestError`` where the prompt does not
-        fit the context, or the form is none."""
+        """Tokens and settings of a new answer; ``prompt`` as ids is taken as it is. Raises ``RequestError`` where the prompt does
+        not fit the context, or the form is none."""
         given = [END_ID, *self.tokenizer.encode(prompt, add_special_tokens=False).ids] if isinstance(prompt, str) else list(prompt)
         wrong = [token for token in given if not 0 <= token < self.model.vocabulary]
         if wrong or not given:

@@ -16,9 +16,11 @@ from treadle.core.errors import RequestError, TreadleError, UserError
 from treadle.core.progress import say
 from treadle.data.schema import FILE as FIELDS_FILE
 from treadle.data.schema import Schema
+from treadle.data.shards import END_ID
 from treadle.data.tokenizer import load_tokenizer
 from treadle.model.network import Network, load_network
-from treadle.model.text import load_text_model
+from treadle.model.template import ChatTemplate
+from treadle.model.text import end_tokens, load_text_model
 from treadle.serve.engine import Answer, Engine, Piece, Settings
 from treadle.serve.monitor import Monitor
 from treadle.serve.predictor import Prediction, Predictor, Row
@@ -78,15 +80,18 @@ class LiveModel:
         """Answers that are being written or wait, of all versions."""
         return sum(worker.active + worker.waiting for worker in (self._worker, *self._retired))
 
-    def ask(self, prompt: str, settings: Settings, deliver: Callable[[Piece], None]) -> tuple[Engine, Answer]:
+    def render(self, make: Callable[[Engine], T]) -> T:
+        """What ``make`` makes of the live version. Raises ``RequestError`` where it writes no text."""
+        return make(_writer(self._worker))
+
+    def ask(self, prompt: str | Sequence[int], settings: Settings, deliver: Callable[[Piece], None]) -> tuple[Engine, Answer]:
         """Put a prompt in line at the live version. Raises ``RequestError``, ``Full`` among them."""
 
         def submit(worker: Worker) -> tuple[Engine, Answer]:
-            if not isinstance(worker, Engine):
-                raise RequestError("this model answers about records, it writes no text", status=404, cure="ask POST /v1/predict")
-            answer = worker.prepare(prompt, settings, deliver)
-            worker.submit(answer)
-            return worker, answer
+            engine = _writer(worker)
+            answer = engine.prepare(prompt, settings, deliver)
+            engine.submit(answer)
+            return engine, answer
 
         return self._submit(submit)
 
@@ -171,7 +176,14 @@ class LiveModel:
         if isinstance(model, Network) and model.spec.masks:
             cure = "let another project start from it: 'start_from' in its 'model:' section"
             raise UserError("a masked language model writes no text", cure=cure)
-        return Engine(model, tokenizer, version, self._settings.slots, self._settings.queue)
+        template, ends = ChatTemplate.load(artifact.path, tokenizer), end_tokens(artifact.path) or [END_ID]
+        return Engine(model, tokenizer, version, self._settings.slots, self._settings.queue, template, ends)
+
+
+def _writer(worker: Worker) -> Engine:
+    if not isinstance(worker, Engine):
+        raise RequestError("this model answers about records, it writes no text", status=404, cure="ask POST /v1/predict")
+    return worker
 
 
 def _version(row: RowMapping) -> Version:

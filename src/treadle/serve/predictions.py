@@ -20,9 +20,7 @@ from treadle.data.targets.base import Target
 from treadle.data.targets.embedding import EmbeddingTarget
 from treadle.data.targets.tags import TagsTarget, moved_spans
 from treadle.serve.engine import Engine
-from treadle.serve.limits import charge
 from treadle.serve.predictor import Prediction, Predictor, Row
-from treadle.store.ledger import Ledger
 
 
 def described(worker: Engine | Predictor) -> dict[str, Any]:
@@ -111,12 +109,11 @@ def _kept_answers(schema: Schema, answer: Prediction, moved: Moved) -> tuple[str
     return json.dumps(text, ensure_ascii=False), {"moves": moves} if moves else {}
 
 
-def record_predictions(
-    ledger: Ledger, worker: Predictor, raw: Sequence[Mapping[str, Any]], rows: Sequence[Row], found: Sequence[Prediction],
-    stored: bool, started: float,
-) -> list[str]:
-    """File one answer per record and give their ids: its columns, redacted, and its answers only where ``stored``. Blocks."""
-    charge(predictions=len(rows))
+def prediction_rows(
+    worker: Predictor, raw: Sequence[Mapping[str, Any]], rows: Sequence[Row], found: Sequence[Prediction], stored: bool,
+    started: float,
+) -> list[dict[str, Any]]:
+    """One answer per record as the ledger keeps it: its columns, redacted, and its answers only where ``stored``."""
     ids = [f"pred-{secrets.token_hex(16)}" for _ in rows]
     seconds = (time.monotonic() - started) / len(rows)
     prompts: list[str | None] = [None] * len(rows)
@@ -128,12 +125,14 @@ def record_predictions(
                  for given, row in zip(raw, rows, strict=True)]
         prompts = [json.dumps(part | media, ensure_ascii=False) for (part, _), media in zip(clean, files, strict=True)]
         kept = [_kept_answers(worker.schema, answer, moved) for answer, (_, moved) in zip(found, clean, strict=True)]
-    for id, prompt, (text, more) in zip(ids, prompts, kept, strict=True):
-        ledger.record_answer(
-            id=id, version=worker.version.number, package=worker.version.package, stored=stored, prompt=prompt, text=text,
-            settings={"kind": "prediction", **more}, prompt_tokens=0, answer_tokens=0, seconds=seconds, finish_reason="stop",
-        )
-    return ids
+    same = {
+        "version": worker.version.number, "package": worker.version.package, "stored": stored, "prompt_tokens": 0,
+        "answer_tokens": 0, "seconds": seconds, "finish_reason": "stop",
+    }
+    return [
+        {"id": id, "prompt": prompt, "text": text, "settings": {"kind": "prediction", **more}, **same}
+        for id, prompt, (text, more) in zip(ids, prompts, kept, strict=True)
+    ]
 
 
 async def until_done(future: Any, seconds: float = 120.0) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -91,8 +91,12 @@ class Ledger(Keys):
 
     def record_answer(self, **row: Any) -> None:
         """File an answer: the columns of ``answers`` but ``at``. ``prompt`` and ``text`` are None where not consented to."""
+        self.record_answers([row])
+
+    def record_answers(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """File several: all of them or none."""
         with self._write() as connection:
-            connection.execute(answers.insert(), {"at": now(), **row})
+            connection.execute(answers.insert(), [{"at": now(), **row} for row in rows])
 
     def answer(self, id: str) -> RowMapping | None:
         rows = self._all(sa.select(answers).where(answers.c.id == id))
