@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1024**2
-BASE = 768 * MIB
-"""Bytes that Python, torch and the server take before a model is loaded."""
+BASE = 512 * MIB
+"""Bytes for Python, torch and the server, which were measured to take 330 MB with a tiny model, and room for their threads."""
 TIMES = 5
-"""Weights are held as they are stored (once), and while they compute as float32, which takes four bytes for each byte of int8."""
+"""The most that weights take: as they are stored (once), and as float32 while they compute, four bytes for each of int8."""
 STEP = 64 * MIB
 MARGIN = 15.0
 """Seconds beside ``serve.drain``: slow readers get the last of their answer, and the process ends."""

@@ -84,7 +84,7 @@ def _fill(draft: Path, project: Project, artifact: Artifact, seed: Seed) -> Need
     shutil.copy(artifact.path / MANIFEST, copy / MANIFEST)
     Store(served / "store").open(seed.package)
     seed.write(served / "seed.json")
-    _write_project(project, served / "treadle.yaml")
+    write_project_file(project, served / "treadle.yaml")
     needs = needs_of(copy, project.spec.serve.drain)
     wheel = write_wheel(draft)
     packages = pins()
@@ -112,7 +112,7 @@ def copy_whole(artifact: Artifact, folder: Path) -> None:
             raise ArtifactError(f"{artifact.path / name} was changed while it was copied (its sha256 differs)", cure=cure)
 
 
-def _write_project(project: Project, path: Path) -> None:
+def write_project_file(project: Project, path: Path) -> None:
     """A treadle.yaml with what serving reads: the name, the model's description, ``serve:``; of the data, the licences."""
     given: dict[str, Any] = project.document().value
     serve = {key: value for key, value in given.get("serve", {}).items() if key not in ("host", "port")}
