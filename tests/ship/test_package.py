@@ -16,7 +16,7 @@ from treadle import scaffold
 from treadle.core.errors import ArtifactError, UserError
 from treadle.core.project import load_project
 from treadle.ship.needs import needs_of
-from treadle.ship.package import ship, write_project_file
+from treadle.ship.package import PORT, ship, write_project_file
 from treadle.store.artifacts import Artifact, Store, sha256_of
 from treadle.store.seed import Seed
 
@@ -131,6 +131,25 @@ def test_memory_grows_with_the_package_and_time_with_the_drain(tmp_path: Path):
     (tmp_path / "weights").write_bytes(bytes(100 * 1024**2))
     needs = needs_of(tmp_path, 30.5)
     assert (needs.memory, needs.most_memory, needs.grace) == (1024, 1536, 46)  # 512 + 5 * 100 = 1012; half as much again; + 15
+
+
+@pytest.mark.parametrize(("given", "port"), [(0, 8000), (443, 8000), (1024, 1024), (9000, 9000)])
+def test_the_port_is_the_projects_own_where_a_user_without_rights_may_have_it(tmp_path: Path, given: int, port: int):
+    project, store, ledger, id = live_project(tmp_path / "home")
+    ledger.promote(id, "better")
+    folder = ship(load_project(project.folder, [f"serve.port={given}"]), store, ledger, tmp_path / "out").folder
+    for name in ("project/treadle.yaml", "Dockerfile", "compose.yaml", "kubernetes.yaml", "README.md"):
+        assert str(port) in (folder / name).read_text(), name
+        assert port == PORT or str(PORT) not in (folder / name).read_text(), name
+
+
+def test_a_licence_cannot_end_the_line_that_it_stands_on(tmp_path: Path):
+    project, store, ledger, id = live_project(tmp_path / "home")
+    ledger.promote(id, "better")
+    odd = load_project(project.folder, ["data.sources.0.licence='\"Own\nRUN $HOME\"'"])
+    text = (ship(odd, store, ledger, tmp_path / "out").folder / "Dockerfile").read_text()
+    assert text.count("\nRUN ") == 2
+    assert "$HOME" not in text
 
 
 def test_no_mark_of_a_template_is_left(home: Home):

@@ -33,6 +33,7 @@ from treadle.store.seed import Seed
 
 TEMPLATES = Path(__file__).parent / "templates"
 PORT = 8000
+_UNPRIVILEGED = 1024
 _DEBIAN = "trixie"
 
 
@@ -134,8 +135,8 @@ def licences(project: Project) -> list[str]:
 
 
 def port(project: Project) -> int:
-    """The project's own, or 8000 where it takes any."""
-    return project.spec.serve.port or PORT
+    """The project's own; 8000 where it takes any, or one that only the administrator may listen on."""
+    return project.spec.serve.port if project.spec.serve.port >= _UNPRIVILEGED else PORT
 
 
 def _edge(artifact: Artifact, copy: Path, seed: Seed, project: Project, folder: Path) -> None:
@@ -162,12 +163,17 @@ def _values(project: Project, seed: Seed, needs: Needs, wheel: str, torch: str, 
     image = re.sub(r"[._-]+", "-", seed.project).strip("-")
     return {
         "name": seed.project, "label": label, "image": f"{image}:v{seed.version}", "version": str(seed.version),
-        "package": seed.package, "licences": " AND ".join(licences(project)).replace('"', "'"), "treadle": treadle.__version__,
+        "package": seed.package, "licences": _plain(" AND ".join(licences(project))), "treadle": treadle.__version__,
         "wheel": wheel, "torch": torch, "python": _python(), "base": f"python:{_python()}-slim-{_DEBIAN}",
         "port": str(port(project)), "drain": f"{project.spec.serve.drain:g}", "grace": str(needs.grace),
         "memory": str(needs.memory), "most_memory": str(needs.most_memory), "package_mib": f"{size / 1024**2:.1f}",
         "promoted": seed.promoted,
     }
+
+
+def _plain(text: str) -> str:
+    """``text`` without what means something in one of the files that it stands in."""
+    return re.sub(r"[^\w .+():/-]+", " ", text)
 
 
 def filled(text: str, values: dict[str, str]) -> str:
