@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -116,14 +117,28 @@ def test_no_live_version_and_a_folder_that_is_there_are_the_users_error(tmp_path
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_said_and_left_as_it_was(home: Home, tmp_path: Path, small_disk: Path):
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file" / "out", small_disk / "out"):
+        with pytest.raises(UserError, match=f"cannot write {target}: ") as raised:
+            ship(home.project, home.store, home.ledger, target)
+        assert "choose a folder" in raised.value.cure
+    assert list(small_disk.iterdir()) == []
+
+
 def test_the_folder_is_named_by_project_and_version(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert ship(home.project, home.store, home.ledger).folder == Path(f"{NAME}-v3")
     assert (tmp_path / f"{NAME}-v3" / "Dockerfile").exists()
 
 
-def test_anyone_may_read_the_folder_and_only_its_owner_write(home: Home):
-    for path in (home.folder, *home.folder.rglob("*")):
+def test_anyone_may_read_the_folder_and_only_its_owner_write(home: Home, tmp_path: Path):
+    before = os.umask(0o077)
+    try:
+        folder = ship(home.project, home.store, home.ledger, tmp_path / "out").folder
+    finally:
+        os.umask(before)
+    for path in (folder, *folder.rglob("*")):
         assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
 
 

@@ -27,7 +27,7 @@ from treadle.ship import verify
 from treadle.ship.needs import Needs, needs_of
 from treadle.ship.requirements import pins
 from treadle.ship.wheel import write_wheel
-from treadle.store.artifacts import MANIFEST, Artifact, Store, disk_errors, sha256_of, write_json
+from treadle.store.artifacts import MANIFEST, Artifact, Store, sha256_of, write_json
 from treadle.store.ledger import Ledger
 from treadle.store.seed import Seed
 
@@ -56,8 +56,8 @@ class Shipped:
 def ship(project: Project, store: Store, ledger: Ledger, folder: Path | None = None) -> Shipped:
     """Write the live version into ``folder`` (default: NAME-vVERSION), whole or not at all.
 
-    Raises ``UserError`` where nothing is live or ``folder`` is there already, ``ArtifactError`` for a damaged package,
-    ``WorkError`` where what runs here cannot be named (see ``write_wheel`` and ``pins``).
+    Raises ``UserError`` where nothing is live, or ``folder`` is there already or cannot be written, ``ArtifactError`` for a
+    damaged package, ``WorkError`` where what runs here cannot be named (see ``write_wheel`` and ``pins``).
     """
     row = ledger.live()
     if row is None:
@@ -68,12 +68,15 @@ def ship(project: Project, store: Store, ledger: Ledger, folder: Path | None = N
         cure = "name another folder, or remove that one; each version has a folder of its own, to go back to"
         raise UserError(f"{target} is there already", cure=cure)
     artifact = store.open(seed.package)
-    with disk_errors(target.absolute().parent):
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
             draft = Path(name) / "draft"
             needs = _fill(draft, project, artifact, seed)
             draft.rename(target)
+    except OSError as error:
+        cure = "choose a folder that you may write to, on a disk with room"
+        raise UserError(f"cannot write {target}: {error.strerror}", cure=cure) from None
     return Shipped(target, seed.project, seed.version, seed.package, _size(artifact.path), needs)
 
 
