@@ -25,7 +25,7 @@ LAYERS = (
     ("core",),
     ("data", "model", "optim"),
     ("store",),
-    ("prepare", "train", "evaluate", "compress", "serve", "feedback", "plan", "report"),
+    ("prepare", "train", "evaluate", "compress", "serve", "feedback", "plan", "report", "ship"),
     ("settle",),
     ("pipeline", "tune", "check", "scaffold", "show", "starter"),
     ("cli",),
@@ -41,7 +41,7 @@ PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 TORCH_FREE = (
     "cli", "check", "scaffold", "show", "starter", "spec.load", "core.errors", "core.machine", "core.progress", "core.project",
     "core.registry", "store.artifacts", "store.ledger", "plan.counting", "data.record", "data.schema",
-    "report.watch", "report.compare",
+    "report.watch", "report.compare", "store.seed", "ship.package",
 )
 
 

@@ -25,6 +25,7 @@ _MODULES = {
     "pipeline": "treadle.pipeline", "predict": "treadle.serve.file", "serve": "treadle.serve.server",
     "trace": "treadle.report.trace",
     "report": "treadle.report.page", "ledger": "treadle.store.ledger", "artifacts": "treadle.store.artifacts",
+    "seed": "treadle.store.seed", "ship": "treadle.ship.package",
     "watch": "treadle.report.watch", "compare": "treadle.report.compare",
     "keys": "treadle.store.keys", "show": "treadle.show", "tune": "treadle.tune", "plan": "treadle.plan.estimate",
 }
@@ -247,13 +248,29 @@ def rollback(
 def serve(
     file: File = _HERE, set: Set = None,
     host: Annotated[str | None, typer.Option(help="Address; any but loopback demands a key.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0: any free one.", min=0, max=65535)] = None, json: Json = False,
+    port: Annotated[int | None, typer.Option(help="Port; 0: any free one.", min=0, max=65535)] = None,
+    seed: Annotated[Path | None, typer.Option(help="Make the version live that this seed.json of a packaged folder names.")] = None,
+    json: Json = False,
 ) -> None:
     """Serve the live version: an OpenAI-compatible API, and a page with feedback."""
     with _command(json) as output:
         project = _project(file, set)
-        store = _use("artifacts").Store(project.store)
-        _use("serve").run_server(project, store, _ledger(project), host, port, output.give if json else None)
+        store, ledger = _use("artifacts").Store(project.store), _ledger(project)
+        if seed is not None:
+            _use("seed").Seed.read(seed).sow(ledger)
+        _use("serve").run_server(project, store, ledger, host, port, output.give if json else None)
+
+
+@app.command()
+def package(
+    folder: Annotated[Path | None, typer.Argument(help="Where; it must not be there yet. Default: NAME-vVERSION.")] = None,
+    file: File = _HERE, json: Json = False,
+) -> None:
+    """Write a folder that runs the live version elsewhere: container, cluster, service of systemd, and plain files."""
+    with _command(json) as output:
+        project = _project(file, None)
+        made = _use("ship").ship(project, _use("artifacts").Store(project.store), _ledger(project), folder).as_dict()
+        output.give(made, _use("show").packaged(made))
 
 
 @app.command()

@@ -201,6 +201,21 @@ def audited(count: int, head: str) -> list[str]:
     ]
 
 
+def packaged(found: Mapping[str, Any]) -> list[str]:
+    """What lies in a packaged folder, and what it asks of a machine."""
+    folder, needs = found["folder"], found["needs"]
+    return [
+        f"wrote version {found['version']} of {found['name']} ({found['package']}, {format_size(found['bytes'])}) to {folder}",
+        f"  it needs {needs['memory']} MiB of memory, {needs['most_memory']} MiB at most",
+        "next, any of:",
+        f"  cd {folder} && docker build .       a container; also with compose.yaml",
+        f"  {folder}/kubernetes.yaml             a cluster",
+        f"  {folder}/treadle.service             a service of systemd",
+        f"  {folder}/edge                        the model as plain files, for other programs",
+        f"{folder}/README.md says how, with keys, newer versions and the way back",
+    ]
+
+
 def _where(file: Path | None) -> str:
     """The option that names ``file``, where that is needed."""
     return f" -f {file}" if file and str(file) != "treadle.yaml" else ""
