@@ -15,6 +15,7 @@ STOP_LENGTH = 256
 _INT64 = 2**63
 _HUGE = 2**31
 _MANY = 32
+_TEXTS = 2048
 _FORM = 10_000
 
 
@@ -246,6 +247,25 @@ class PredictRequest(Request):
     @property
     def rows(self) -> list[Columns]:
         return [self.inputs] if isinstance(self.inputs, dict) else self.inputs
+
+
+class EmbeddingRequest(Request):
+    """POST /v1/embeddings: OpenAI's fields."""
+
+    model: str
+    """The project's name, as /v1/models gives it."""
+    input: str | Annotated[list[str], Field(min_length=1, max_length=_TEXTS)]
+    """A text, or a list of up to 2,048; ids of tokens are not taken."""
+    encoding_format: Literal["float", "base64"] | None = None
+    """Numbers, where left out, or little-endian float32 in base64."""
+    dimensions: int | None = Field(default=None, ge=1, lt=_HUGE)
+    """As many as the model's vectors have: none are cut."""
+    user: str | None = Field(default=None, max_length=512)
+    """Taken for compatibility; neither used nor kept."""
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.input] if isinstance(self.input, str) else self.input
 
 
 class FeedbackRequest(Request):
