@@ -80,7 +80,7 @@ class Asking(Request):
     """Taken off the score of every token that stands in the answer already."""
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     """The same, once for each time that it stands there."""
-    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=10)
     """What scores of tokens of the prompt and the answer are divided by, those below 0 multiplied."""
     logit_bias: Annotated[dict[_Id, _Bias], Field(max_length=1024)] | None = None
     """Token's id -> -100 to 100, added to its score."""
