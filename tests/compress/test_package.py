@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from tiny import write_project
 from treadle.compress.stage import compress_model
 from treadle.core.errors import GateRefused
 from treadle.core.project import load_project
+from treadle.data.tokenizer import load_tokenizer
 from treadle.evaluate.stage import evaluate_model
 from treadle.model.hub import load_model, save_model
+from treadle.model.template import ChatTemplate
+from treadle.model.text import end_tokens
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
 from treadle.store.artifacts import Artifact, Store
@@ -72,3 +76,22 @@ def test_the_figures_are_those_of_the_files(trained: tuple, tmp_path: Path):
     assert counts["package"]["bytes"] < 0.35 * counts["original"]["bytes"]
     assert counts["original"]["tokens_per_second"] > 0
     assert counts["drift"] == pytest.approx(counts["package"]["bits_per_byte"] / counts["original"]["bits_per_byte"] - 1)
+
+
+def test_the_template_of_conversations_and_the_ends_of_texts_travel(trained: tuple):
+    project, store, dataset, model = trained
+    talk = {"bos_token": "<|endoftext|>", "chat_template": "{% for m in messages %}{{ bos_token ~ m.content }}{% endfor %}!"}
+    with store.create("model-talks", parents=model.parents, config={}, version=1, seed=0) as draft:
+        save_model(load_model(model.path), draft.path, end=5)
+        shutil.copy(model.path / "tokenizer.json", draft.path)
+        (draft.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 7]}))
+        (draft.path / "tokenizer_config.json").write_text(json.dumps(talk))
+        (draft.path / "chat_template.jinja").write_text(talk["chat_template"] + "?")
+    talks = store.open("model-talks")
+    package = compress_model(project, store, talks, evaluate_model(project, store, talks, dataset), dataset)
+    tokenizer = load_tokenizer(package.path / "tokenizer.json")
+    template = ChatTemplate.load(package.path, tokenizer)
+    assert template is not None
+    written = template.tokens([{"role": "user", "content": "def"}])
+    assert tokenizer.decode(written, skip_special_tokens=False) == "<|endoftext|>def!?"
+    assert end_tokens(package.path) == [5, 7]

@@ -64,7 +64,8 @@ def test_a_key_opens_the_routes_of_its_scopes_only(serve: Callable[..., Any], si
     running = serve(host="0.0.0.0")
     needs = {
         ("GET", "/v1/models"): "answer", ("GET", "/page/config.json"): "answer", ("POST", "/v1/completions"): "answer",
-        ("POST", "/v1/predict"): "answer", ("POST", "/v1/feedback"): "feedback", ("GET", "/metrics"): "metrics",
+        ("POST", "/v1/predict"): "answer", ("POST", "/v1/embeddings"): "answer", ("POST", "/v1/feedback"): "feedback",
+        ("GET", "/metrics"): "metrics",
         ("GET", "/nowhere"): "answer", ("GET", "/metrics/"): "answer", ("GET", "/%6detrics"): "metrics",
     }
     for scope in ("answer", "feedback", "metrics"):

@@ -172,7 +172,8 @@ def test_what_a_prompt_shares_with_an_earlier_one_is_told(client: openai.OpenAI)
 def test_what_cannot_be_is_said(client: openai.OpenAI, alike: Any) -> None:
     wrong: Any = [
         ({"top_logprobs": 2}, None), ({"max_tokens": 2, "max_completion_tokens": 2}, None),
-        ({"response_format": {"type": "json_schema"}}, "response_format"), ({"tool_choice": "required"}, "tool_choice"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"extra_body": {"repetition_penalty": 1e-40}}, "repetition_penalty"), ({"tool_choice": "required"}, "tool_choice"),
     ]
     for more, field in wrong:
         with pytest.raises(openai.BadRequestError) as bad:
@@ -182,3 +183,15 @@ def test_what_cannot_be_is_said(client: openai.OpenAI, alike: Any) -> None:
         client.chat.completions.create(model="tiny", messages=[])
     told = alike.client.post("/v1/chat/completions", json={"model": alike.site.project.spec.name, "messages": TALK})
     assert told.status_code == 404
+
+
+def test_a_form_that_grows_too_large_fails_alone(client: openai.OpenAI, caplog: pytest.LogCaptureFixture) -> None:
+    how: Any = {"model": "tiny", "prompt": "def f", "temperature": 0}
+    with client.completions.create(**how, max_tokens=900, stream=True) as stream:
+        pieces = iter(stream)
+        next(pieces)
+        with pytest.raises(openai.InternalServerError):
+            client.completions.create(**how, max_tokens=5, extra_body={"structured_outputs": {"regex": "a{1000000}"}})
+        assert [choice.finish_reason for chunk in pieces for choice in chunk.choices][-1] == "length"
+    assert "the answer's form failed" in caplog.text
+    assert "a{1000000}" not in caplog.text

@@ -19,7 +19,7 @@ from treadle.model.generate import generate, generation_threads
 from treadle.model.layers.quantized import quantize_modules
 from treadle.model.memory import TextModel
 from treadle.model.score import score_documents
-from treadle.model.text import load_text_model, save_text_model
+from treadle.model.text import keep_marks, load_text_model, save_text_model
 
 
 class TextPacking(Packing):
@@ -37,6 +37,7 @@ class TextPacking(Packing):
 
     def save(self, model: TextModel, folder: Path) -> None:
         save_text_model(model, folder)
+        keep_marks(self.model.path, folder)
 
     def before(self) -> float:
         return float(self.scorecard.counts["metrics"]["bits_per_byte"]["value"])

@@ -21,7 +21,7 @@ from treadle.serve.live import LiveModel
 from treadle.serve.lockout import Lockout
 from treadle.serve.monitor import CountRequests, Monitor
 from treadle.serve.predictions import described
-from treadle.serve.schema import ChatRequest, CompletionRequest, FeedbackRequest, PredictRequest, parse
+from treadle.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, PredictRequest, parse
 from treadle.serve.site import add_page
 from treadle.spec.project import ProjectSpec
 from treadle.store.ledger import Ledger
@@ -78,6 +78,10 @@ def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Des
     @app.post("/v1/predict")
     async def predict(request: Request) -> Response:
         return await desk.predict(parse(PredictRequest, await request.body()))
+
+    @app.post("/v1/embeddings")
+    async def embeddings(request: Request) -> Response:
+        return await desk.embed(parse(EmbeddingRequest, await request.body()))
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:

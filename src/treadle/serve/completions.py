@@ -1,4 +1,4 @@
-"""What is asked for, from the checked request to the engine: texts to continue, conversations, records."""
+"""What is asked for, from the checked request to the engine: texts to continue, conversations, records, vectors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import anyio.to_thread
 from starlette.responses import JSONResponse
 
 from treadle.core.errors import RequestError
+from treadle.data.schema import Schema
 from treadle.model.sampling import Sampling
 from treadle.serve.answers import Finished, may_store
 from treadle.serve.constraint import Form
+from treadle.serve.embeddings import Texts
 from treadle.serve.engine import Engine, Piece, Settings
 from treadle.serve.filing import Filer
 from treadle.serve.forms import ChatForm, CompletionForm, ReplyForm
@@ -23,8 +25,9 @@ from treadle.serve.limits import charge
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 from treadle.serve.predictions import parse_rows, prediction_rows, until_done
+from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.serve.replies import Reply
-from treadle.serve.schema import Asking, ChatRequest, CompletionRequest, PredictRequest
+from treadle.serve.schema import Asking, ChatRequest, Columns, CompletionRequest, EmbeddingRequest, PredictRequest
 from treadle.spec.stages import Serve
 from treadle.store.ledger import Ledger
 
@@ -125,10 +128,40 @@ class Desk:
     async def predict(self, request: PredictRequest) -> JSONResponse:
         """Answer about ``request``'s records. Raises ``RequestError``."""
         self._check(request.model)
-        started, raw = time.monotonic(), request.rows
-        worker, rows, future = await self._aside(raw, lambda: self.live.predict(lambda schema: parse_rows(schema, raw)))
-        found = await until_done(future)
-        stored = may_store(self.settings.store, request.store)
+        raw = request.rows
+        worker, found, more = await self._predicted(raw, lambda schema: parse_rows(schema, raw), request.store)
+        ids = more.pop("ids")
+        predictions = [{"id": id, "heads": answer} for id, answer in zip(ids, found, strict=True)]
+        return _told(worker, {"object": "predictions", "model": self.name, **more, "predictions": predictions})
+
+    async def embed(self, request: EmbeddingRequest) -> JSONResponse:
+        """The vectors of ``request``'s texts. Raises ``RequestError``."""
+        self._check(request.model)
+        texts = request.texts
+        asked: Texts | None = None
+
+        def parse(schema: Schema) -> list[Row]:
+            nonlocal asked
+            asked = Texts(schema, texts)
+            return asked.rows
+
+        worker, found, more = await self._predicted([{"input": text} for text in texts], parse, None)
+        assert asked is not None
+        data = asked.data(found, request.dimensions, request.encoding_format or "float")
+        ids = more.pop("ids")
+        data = [vector | {"id": id} for vector, id in zip(data, ids, strict=True)]
+        usage = {"prompt_tokens": asked.tokens, "total_tokens": asked.tokens}
+        return _told(worker, {"object": "list", "data": data, "model": self.name, "usage": usage, **more})
+
+    async def _predicted(
+        self, raw: Sequence[Columns], parse: Callable[[Schema], Sequence[Row]], store: bool | None
+    ) -> tuple[Predictor, list[Prediction], dict[str, Any]]:
+        """What the heads answer to the rows that ``parse`` makes of ``raw``, counted and filed; and what a response says of that:
+        ``version``, ``stored`` and ``ids``, which are empty where the ledger cannot be written."""
+        started = time.monotonic()
+        worker, rows, future = await self._aside(raw, lambda: self.live.predict(parse))
+        found: list[Prediction] = await until_done(future)
+        stored = may_store(self.settings.store, store)
         self.monitor.answers.labels("stop").inc(len(found))
         self.monitor.total.observe(time.monotonic() - started)
         charge(predictions=len(rows))
@@ -140,10 +173,11 @@ class Desk:
         except Exception as error:
             self.monitor.unrecorded.inc()
             _log.error("predictions could not be written to the ledger: %s", error)
-        predictions = [{"id": id, **({"heads": answer})} for id, answer in zip(ids, found, strict=True)]
-        version = worker.version.number
-        body = {"object": "predictions", "model": self.name, "version": version, "stored": stored, "predictions": predictions}
-        return JSONResponse(body, headers={"x-treadle-version": str(version), "cache-control": "no-store"})
+        return worker, found, {"version": worker.version.number, "stored": stored, "ids": ids}
+
+
+def _told(worker: Predictor, body: dict[str, Any]) -> JSONResponse:
+    return JSONResponse(body, headers={"x-treadle-version": str(worker.version.number), "cache-control": "no-store"})
 
 
 def _form(request: ChatRequest) -> Form | None:

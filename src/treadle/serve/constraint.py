@@ -80,4 +80,5 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise RuntimeError(f"the answer's form failed: {self._matcher.get_error()}")
+            reason = self._matcher.get_error().strip().splitlines()[0][:200]  # behind it stands the text, which no log may hold
+            raise RuntimeError(f"the answer's form failed: {reason}")

@@ -282,6 +282,15 @@ class Engine:
                 return
 
     def _write(self, answer: Answer, scores: Tensor) -> None:
+        """Write ``answer``'s next token from ``scores`` (V,). One that fails, as a form does that grows too large, ends alone."""
+        try:
+            self._draw(answer, scores)
+        except Exception:
+            _log.exception("an answer of version %s failed and is given up", self.version.number)
+            if answer.finish_reason is None:
+                self._end(answer, "error", "")
+
+    def _draw(self, answer: Answer, scores: Tensor) -> None:
         """Draw ``answer``'s next token from ``scores`` (V,), and give out the text that it makes certain."""
         how = answer.settings
         wanted = answer.adjusted(scores) if answer.adjusted else scores

@@ -15,6 +15,7 @@ STOP_LENGTH = 256
 _INT64 = 2**63
 _HUGE = 2**31
 _MANY = 32
+_TEXTS = 2048
 _FORM = 10_000
 
 
@@ -79,7 +80,7 @@ class Asking(Request):
     """Taken off the score of every token that stands in the answer already."""
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     """The same, once for each time that it stands there."""
-    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=10)
     """What scores of tokens of the prompt and the answer are divided by, those below 0 multiplied."""
     logit_bias: Annotated[dict[_Id, _Bias], Field(max_length=1024)] | None = None
     """Token's id -> -100 to 100, added to its score."""
@@ -246,6 +247,25 @@ class PredictRequest(Request):
     @property
     def rows(self) -> list[Columns]:
         return [self.inputs] if isinstance(self.inputs, dict) else self.inputs
+
+
+class EmbeddingRequest(Request):
+    """POST /v1/embeddings: OpenAI's fields."""
+
+    model: str
+    """The project's name, as /v1/models gives it."""
+    input: str | Annotated[list[str], Field(min_length=1, max_length=_TEXTS)]
+    """A text, or a list of up to 2,048; ids of tokens are not taken."""
+    encoding_format: Literal["float", "base64"] | None = None
+    """Numbers, where left out, or little-endian float32 in base64."""
+    dimensions: int | None = Field(default=None, ge=1, lt=_HUGE)
+    """As many as the model's vectors have: none are cut."""
+    user: str | None = Field(default=None, max_length=512)
+    """Taken for compatibility; neither used nor kept."""
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.input] if isinstance(self.input, str) else self.input
 
 
 class FeedbackRequest(Request):

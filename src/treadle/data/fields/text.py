@@ -203,6 +203,11 @@ class PairField(TextField):
         both = (self._encodings([pair[which] for pair in values]) for which in (0, 1))
         return ragged([self._pair(one, two) for one, two in zip(*both, strict=True)], np.int64, (2,))
 
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as it stands alone, marks included, also where they are more than are read."""
+        asked = [text.lower() for text in texts] if self.settings.lower else texts
+        return [max(1, len(encoding)) + self._marks(False) for encoding in self._encodings(asked)]
+
     def _pair(self, one: Encoding, two: Encoding) -> Array:
         most = self.settings.context - (self._marks(False) if self.apart else 0)
         if self._marks(True) and not self.apart:
