@@ -51,6 +51,8 @@ TEXT = (
     "treadle and began. What was woven there went to the market in the town, and what was said of it came back with the cart. "
 )
 PROMPT, LONG = 64, 512
+PLAIN = "from treadle.model.lookup import Lookup\nLookup.guess = lambda *given: []\nfrom treadle.cli import main\nmain()"
+"""Treadle without guessing tokens from the text before."""
 
 
 def smollm2(root: Path) -> Path:
@@ -103,11 +105,12 @@ def words(tokenizer: Any, count: int, number: int) -> str:
 class Served:
     """``treadle serve`` of a project, in a process of its own."""
 
-    def __init__(self, folder: Path, streams: int) -> None:
+    def __init__(self, folder: Path, streams: int, plain: bool) -> None:
         from tokenizers import Tokenizer
 
         self.tokenizer, self.streams, self.asked = Tokenizer.from_file(str(next(folder.rglob("tokenizer.json")))), streams, 0
-        command = [sys.executable, "-m", "treadle", "serve", "-f", str(folder)]
+        start = ["-c", PLAIN] if plain else ["-m", "treadle"]
+        command = [sys.executable, *start, "serve", "-f", str(folder)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         assert self.process.stderr is not None
         lines = []
@@ -206,7 +209,7 @@ def measure(system: str, root: Path, streams: int, new: int, count: int) -> None
     name, _, kind = system.partition("-")
     hub = root / "hub"
     if name == "Treadle":
-        work: Any = Served(root / kind, streams)
+        work: Any = Served(root / kind.removesuffix("-plain"), streams, kind.endswith("-plain"))
     elif name == "transformers":
         work = Transformers(hub, {"float32": torch.float32, "bf16": torch.bfloat16}[kind])
     else:
@@ -228,7 +231,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--new", type=int, default=96, help="tokens of an answer")
     parser.add_argument("--root", type=Path, help="where the folders are made and kept; default: a temporary one")
-    usual = ["Treadle-int8", "Treadle-bf16", "transformers-bf16", "transformers-float32"]
+    usual = ["Treadle-int8", "Treadle-int8-plain", "Treadle-bf16", "transformers-bf16", "transformers-float32"]
     parser.add_argument("--systems", nargs="+", default=usual, help="of these and llama.cpp")
     parser.add_argument("--system", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -242,7 +245,7 @@ def main() -> None:
         hub = smollm2(root)
         for system in given.systems:
             if system.startswith("Treadle-"):
-                project(root, hub, system.partition("-")[2])
+                project(root, hub, system.partition("-")[2].removesuffix("-plain"))
         packages = ["torch", "transformers", *["llama_cpp_python"] * any("llama" in system for system in given.systems)]
         versions = {package: metadata.version(package) for package in packages}
         print(heading(f"SmolLM2-135M-Instruct, {given.new} tokens behind {PROMPT}, {threads()} threads.", versions))

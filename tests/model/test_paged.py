@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treadle.core import native
-from treadle.model.decoder import PAGE
+from treadle.model.decoder import PAGE, Pages, decoder_of
 from treadle.model.lookup import Lookup
 from treadle.model.memory import Cache, Part
 from treadle.model.model import LanguageModel, make_model
@@ -28,9 +28,9 @@ def model() -> LanguageModel:
 
 
 def memory(model: LanguageModel, slots: int, pages: int) -> Paged:
-    found = paged_memory(model, slots, 1, pages * PAGE)
-    assert found is not None
-    return found
+    decoder = decoder_of(model, 1)
+    assert decoder is not None
+    return Paged(decoder, slots, pages)
 
 
 def whole(held: Paged) -> None:
@@ -109,8 +109,14 @@ def test_a_text_waits_until_all_that_it_may_need_is_there(model: LanguageModel):
     assert held.admit(1, [2] * 5, 16) == 0
     held.release(0)
     assert held.admit(2, [3] * 5, 100) == 0
-    with pytest.raises(ValueError, match="needs 7 pages"):
-        memory(model, 1, 6).admit(0, [1], 200)
+
+
+@pytest.mark.parametrize(("most", "pages"), [(None, 21), (10**9, 21), (0, 7), (10 * 4096, 10)])
+def test_there_is_room_for_one_context_at_least_and_for_all_slots_at_most(model: LanguageModel, most: int | None, pages: int):
+    assert Pages.size(SHAPE, torch.float32) == 4096
+    found = paged_memory(model, 3, 1, most)
+    assert found is not None
+    assert found.pages.count == pages
 
 
 def test_pages_least_lately_used_go_first(model: LanguageModel):

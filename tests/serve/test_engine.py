@@ -170,6 +170,21 @@ def test_in_200_random_mixes_every_answer_is_the_one_that_it_gets_alone(make: Ca
         assert not any(memory._held)
 
 
+def test_answers_wait_for_memory_and_none_is_lost(template: Any) -> None:
+    """Room for one whole context, and so for few long answers at once."""
+    folder, ids = template
+    path = folder / ".treadle" / "artifacts" / "package" / ids[0].partition("-")[2]
+    engine = Engine(load_model(path), load_tokenizer(path / "tokenizer.json"), Version(1, ids[0], 0), 4, 20, memory=0)
+    try:
+        ask, how = Ask(engine), asked(600)
+        running = [ask.start(prompt, how) for prompt in PROMPTS]
+        for prompt, (answer, pieces) in zip(PROMPTS, running, strict=True):
+            assert ask.finish(pieces) == (reference(engine, prompt, how), "length")
+            assert answer.tokens == 600
+    finally:
+        engine.stop()
+
+
 def test_tokens_that_are_guessed_change_no_answer_and_save_steps(make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch) -> None:
     ask, steps = make(), []
     if not ask.engine._memory.drafts:

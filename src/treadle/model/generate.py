@@ -16,11 +16,12 @@ SMALL = 20_000_000
 """Parameters below which one thread generates."""
 
 
-def make_memory(model: TextModel, slots: int) -> Memory:
-    """An empty memory for ``slots`` sequences: read by a compiled decoder where there can be one."""
+def make_memory(model: TextModel, slots: int, most: int | None = None) -> Memory:
+    """An empty memory for ``slots`` sequences: read by a compiled decoder where there can be one, which holds keys and values of at
+    most so many bytes, but of one whole context in any case; None: of a whole context in each slot."""
     if not isinstance(model, LanguageModel):
         return States(model, slots)
-    return paged_memory(model, slots, generation_threads(model)) or Cache(model.shape, slots)
+    return paged_memory(model, slots, generation_threads(model), most) or Cache(model.shape, slots)
 
 
 def generation_threads(model: TextModel) -> int:

@@ -42,10 +42,8 @@ class Paged(Memory):
         return True
 
     def admit(self, slot: int, tokens: Sequence[int], most: int) -> int | None:
-        """Raises ``ValueError`` where so long a text never has room."""
         needed = -(-min(most, self.context) // PAGE)
-        if needed > self.pages.count:
-            raise ValueError(f"a text of {most} tokens needs {needed} pages, and there are {self.pages.count}")
+        assert needed <= self.pages.count, f"a text of {most} tokens never has room"
         shared = self._shared(tokens)
         room = len(self._free) + sum(page not in shared for page in self._unused) - sum(self._promised)
         if needed - len(shared) > room:
@@ -141,10 +139,14 @@ def _digest(before: bytes, tokens: Sequence[int]) -> bytes:
     return hashlib.sha256(before + array("q", tokens).tobytes()).digest()
 
 
-def paged_memory(model: TextModel, slots: int, threads: int, places: int | None = None) -> Paged | None:
-    """For ``places`` tokens in all, or as many as fill all slots; None: there are no kernels for ``model``."""
+def paged_memory(model: TextModel, slots: int, threads: int, most: int | None = None) -> Paged | None:
+    """With pages of at most ``most`` bytes, but for one whole context in any case, and no more than fill all slots. None: there are
+    no kernels for ``model``."""
     decoder = decoder_of(model, threads)
     if decoder is None:
         return None
     each = -(-decoder.shape.context // PAGE)
-    return Paged(decoder, slots, slots * each if places is None else -(-places // PAGE))
+    count = slots * each
+    if most is not None:
+        count = min(count, max(each, most // Pages.size(decoder.shape, decoder.kind)))
+    return Paged(decoder, slots, count)

@@ -30,6 +30,7 @@ from treadle.serve.version import Full, Retired, Version
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 _CHUNK = 512  # prompt tokens that are read at once, so that a long prompt does not hold up the answers under way
+_ALL = 2048  # and where none is under way
 _ALONE = 2  # answers under way up to which tokens are guessed and read with the last one
 _log = logging.getLogger("treadle.serve")
 
@@ -104,14 +105,15 @@ class Engine:
 
     def __init__(
         self, model: TextModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int,
-        template: ChatTemplate | None = None, ends: Sequence[int] = (END_ID,),
+        template: ChatTemplate | None = None, ends: Sequence[int] = (END_ID,), memory: int | None = None,
     ) -> None:
-        """``template`` of a model that was trained on conversations; ``ends``: tokens that end an answer."""
+        """``template`` of a model that was trained on conversations; ``ends``: tokens that end an answer; ``memory``: bytes for
+        what it has read, None: as much as all slots may need."""
         self.model, self.tokenizer, self.version, self.template, self.ends = model, tokenizer, version, template, frozenset(ends)
         self.slots, self.queue = slots, queue
         self.table = token_bytes(tokenizer, model.vocabulary)
         self._forms = Forms(tokenizer, model.vocabulary, sorted(self.ends))
-        self._memory = make_memory(model, slots)
+        self._memory = make_memory(model, slots, memory)
         self._waiting: deque[Answer] = deque()
         self._active: list[Answer] = []
         self._retired = False
@@ -243,11 +245,12 @@ class Engine:
         """One token or more for every answer under way, together with a piece of each new prompt while there is room."""
         for answer in [answer for answer in self._active if answer.cancelled]:
             self._end(answer, "cancelled", "")
-        work, room = [], _CHUNK
+        work = []
         writing = [answer for answer in self._active if answer.read == len(answer.prompt)]
         for answer in writing:
             guessed = self._guess(answer) if len(writing) <= _ALONE else []
             work.append((answer, Part(answer.slot, [answer.last, *guessed], 1 + len(guessed))))
+        room = _CHUNK if writing else _ALL
         for answer in self._active:
             piece = answer.prompt[answer.read : answer.read + room]
             if piece:

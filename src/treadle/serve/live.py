@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy.engine import RowMapping
 
 from treadle.core.errors import RequestError, TreadleError, UserError
+from treadle.core.machine import free_memory
 from treadle.core.progress import say
 from treadle.data.schema import FILE as FIELDS_FILE
 from treadle.data.schema import Schema
@@ -177,7 +178,9 @@ class LiveModel:
             cure = "let another project start from it: 'start_from' in its 'model:' section"
             raise UserError("a masked language model writes no text", cure=cure)
         template, ends = ChatTemplate.load(artifact.path, tokenizer), end_tokens(artifact.path) or [END_ID]
-        return Engine(model, tokenizer, version, self._settings.slots, self._settings.queue, template, ends)
+        s = self._settings
+        memory = free_memory() // 4 if s.cache is None else s.cache
+        return Engine(model, tokenizer, version, s.slots, s.queue, template, ends, memory)
 
 
 def _writer(worker: Worker) -> Engine:

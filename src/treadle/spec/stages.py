@@ -54,6 +54,9 @@ class Serve(Section):
     """0: any free port."""
     slots: int = Field(default=4, ge=1, le=256)
     """Answers generated at once; more wait in a queue."""
+    cache: Size | None = None
+    """Memory for what a language model has read (bytes): answers wait where it is short, and room for one whole context there is
+    always. None: a quarter of what is free when a version is loaded."""
     queue: int = Field(default=64, ge=0)
     """Requests that may wait; more are answered 429."""
     max_tokens: int = Field(default=512, ge=1)

@@ -99,19 +99,32 @@ static void norm_of(int64_t D, const float *x, const float *weight, float eps, f
 #undef STEP
 #undef ACT_BYTES
 
-#define STEP 16
-#define ACT_BYTES(K) (4 * UP(K, STEP))
+#define STEP 32
+#define ACT_BYTES(K) (2 * UP(K, STEP))
 #define WEIGHT bf16
 #define OF of_bf16
+#define TO to_bf16
 #define NAME(f) f##_bf16
+#define CACHED(f) f##_bf16
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#define PAIRS
+#endif
 #include "decoder_real.h"
 #include "decoder.h"
 #undef WEIGHT
 #undef OF
+#undef TO
 #undef NAME
 #undef CACHED
+#undef STEP
+#undef ACT_BYTES
+#undef PAIRS
+#define STEP 16
+#define ACT_BYTES(K) (4 * UP(K, STEP))
 #define WEIGHT float
 #define OF of_float
+#define TO to_float
 #define NAME(f) f##_float32
 #define CACHED(f) f##_float32
 #include "decoder_real.h"
