@@ -6,32 +6,23 @@ import contextlib
 import json
 import os
 import shutil
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import torch
-import uvicorn
 from every_input import project_with_every_input
 from playwright.sync_api import Browser, Page, sync_playwright
+from sites import Running, Site, running
 from tagged import alike_project, tagged_project
 
-from treadle.core.project import Project, load_project
+from treadle.core.project import load_project
 from treadle.data.shards import END_ID
 from treadle.data.tokenizer import train_tokenizer
 from treadle.model.hub import save_model
 from treadle.model.model import make_model
-from treadle.serve.api import make_app
-from treadle.serve.live import LiveModel
-from treadle.serve.monitor import Monitor
-from treadle.serve.server import configure, listen
-from treadle.serve.tls import tls_context
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
@@ -47,34 +38,6 @@ serve: {slots: 3, queue: 8, max_tokens: 1000, drain: 20, max_body: 20000}
 TEMPLATE = """{% for tool in tools or [] %}{{ tool | tojson }}
 {% endfor %}{% for message in messages %}{{ message.role }}: {{ message.content }}
 {% endfor %}assistant: """
-
-
-@dataclass
-class Site:
-    """A project on disk with its store and ledger."""
-
-    project: Project
-    store: Store
-    ledger: Ledger
-    packages: tuple[str, str, str]
-    """Ids: whole, whole, damaged."""
-
-    def folder(self, package: str) -> Path:
-        return self.store.folder(package)
-
-
-@dataclass
-class Running:
-    """A server in this process."""
-
-    url: str
-    site: Site
-    live: LiveModel
-    monitor: Monitor
-    client: httpx.Client
-
-    def complete(self, prompt: str, **fields: object) -> httpx.Response:
-        return self.client.post("/v1/completions", json={"model": "tiny", "prompt": prompt, **fields}, timeout=60)
 
 
 @pytest.fixture(scope="session")
@@ -161,29 +124,6 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running(Site(project, store, ledger, (id, id, id)), (), "127.0.0.1") as server:
         yield server
     ledger.close()
-
-
-@contextlib.contextmanager
-def running(site: Site, overrides: tuple[str, ...], host: str) -> Iterator[Running]:
-    project = load_project(site.project.folder, overrides)
-    monitor = Monitor()
-    live = LiveModel(site.store, site.ledger, project.spec.serve, monitor)
-    listener = listen("127.0.0.1", 0)
-    files = project.spec.serve.tls
-    tls = tls_context(project.folder, files) if files else None
-    server = uvicorn.Server(configure(make_app(project, site.ledger, live, monitor, host), project.spec.serve, tls))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    url = f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
-    try:
-        trusted = ssl.create_default_context(cafile=str(project.folder / files.certificate)) if files else True
-        with httpx.Client(base_url=url, timeout=30, verify=trusted) as client:
-            yield Running(url, site, live, monitor, client)
-    finally:
-        live.close()
-        server.should_exit = True
-        thread.join()
-        listener.close()
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from every_input import png
 from playwright.sync_api import Page, expect
+from sites import Site, running
 
-from conftest import Site, running
 from treadle.core.project import load_project
 from treadle.data.record import Record
 from treadle.data.schema import Schema
