@@ -15,7 +15,7 @@ from treadle.core.machine import threads
 from treadle.core.progress import task
 from treadle.data.shards import END_ID, Shard
 from treadle.model.decoder import decoder_of
-from treadle.model.generate import generate, generation_threads
+from treadle.model.generate import generate, generation_threads, make_memory
 from treadle.model.layers.quantized import quantize_modules
 from treadle.model.memory import TextModel
 from treadle.model.score import score_documents
@@ -56,4 +56,5 @@ class TextPacking(Packing):
         """Generated tokens/s, one stream, greedy."""
         tokens = min(64, original.context - 2)
         torch.set_num_threads(generation_threads(original))
-        return "tokens", in_turn((original, packed), lambda model: sum(1 for _ in generate(model, [END_ID], tokens)))
+        pairs = [(model, make_memory(model, 1)) for model in (original, packed)]
+        return "tokens", in_turn(pairs, lambda pair: sum(1 for _ in generate(pair[0], [END_ID], tokens, memory=pair[1])))

@@ -23,7 +23,7 @@ from treadle.evaluate.gate import judge
 from treadle.evaluate.masked import evaluate_masked
 from treadle.evaluate.metrics import Floats, Scores, bits_per_byte, figures, weights
 from treadle.evaluate.records import evaluate_records
-from treadle.model.generate import generate
+from treadle.model.generate import generate, make_memory
 from treadle.model.memory import TextModel
 from treadle.model.score import score_documents
 from treadle.model.text import load_text_model
@@ -120,10 +120,10 @@ def _notes(tokenizer: Tokenizer, shard: Shard, chosen: Numbers) -> list[str]:
 
 
 def _samples(model: TextModel, tokenizer: Tokenizer, settings: Evaluate, seed: int) -> list[dict[str, str]]:
-    samples = []
+    samples, memory = [], make_memory(model, 1)
     for prompt in settings.sample.prompts:
         ids = [END_ID, *tokenizer.encode(prompt, add_special_tokens=False).ids][-model.context + 1 :]
         wanted = settings.sample
-        answer = generate(model, ids, wanted.tokens, temperature=wanted.temperature, seed=seed, end=END_ID)
+        answer = generate(model, ids, wanted.tokens, temperature=wanted.temperature, seed=seed, end=END_ID, memory=memory)
         samples.append({"prompt": prompt, "text": decode(tokenizer, answer)})
     return samples

@@ -32,11 +32,15 @@ def generation_threads(model: TextModel) -> int:
 
 def generate(
     model: TextModel, prompt: Sequence[int], max_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
-    end: int | None = None,
+    end: int | None = None, memory: Memory | None = None,
 ) -> Iterator[int]:
-    """Continue ``prompt`` token by token: up to ``max_tokens``, to the ``end`` token (not given out), or to a full context."""
-    memory, generator = make_memory(model, 1), torch.Generator().manual_seed(seed)
+    """Continue ``prompt`` token by token: up to ``max_tokens``, to the ``end`` token (not given out), or to a full context.
+
+    ``memory``: what ``make_memory`` made for ``model`` and one slot, for whoever generates more than once with the same weights.
+    """
+    memory, generator = memory or make_memory(model, 1), torch.Generator().manual_seed(seed)
     how = Sampling(temperature, top_p)
+    memory.release(0)
     memory.admit(0, prompt, len(prompt) + max_tokens)
     scores = memory.read_parts(model, [Part(0, list(prompt))])
     for index in range(max_tokens):

@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -18,7 +19,7 @@ from treadle.model.sampling import Sampling
 from treadle.serve.answers import Finished, may_store
 from treadle.serve.constraint import Form
 from treadle.serve.embeddings import Texts
-from treadle.serve.engine import Engine, Piece, Settings
+from treadle.serve.engine import Answer, Engine, Piece, Settings
 from treadle.serve.filing import Filer
 from treadle.serve.forms import ChatForm, CompletionForm, ReplyForm
 from treadle.serve.limits import charge
@@ -35,6 +36,8 @@ _TOKENS = 16  # OpenAI's default for max_tokens of a completion
 _FEW, _SHORT = 8, 1000  # records, and characters of a value, that are read on the event loop
 _log = logging.getLogger("treadle.serve")
 T = TypeVar("T")
+Prompt = str | list[int]
+"""A text, or ids of its tokens."""
 
 
 class Desk:
@@ -46,7 +49,7 @@ class Desk:
     async def complete(self, request: CompletionRequest) -> Reply:
         """Put ``request`` in line. Raises ``RequestError``."""
         how = self._how(request, request.max_tokens, _TOKENS, request.logprobs, None)
-        prompts = [prompt for prompt in request.prompts for _ in range(request.n or 1)]
+        prompts = [_given(prompt) for prompt in request.prompts for _ in range(request.n or 1)]
         form = CompletionForm(request.logprobs is not None)
         return await self._ask(request, prompts, how, form, request.truncate_prompt_tokens)
 
@@ -64,8 +67,7 @@ class Desk:
                 raise RequestError("this model has no template of conversations", status=404, cure=cure)
             return engine.template.tokens(messages, tools)
 
-        prompt = await anyio.to_thread.run_sync(self.live.render, render)
-        return await self._ask(request, [prompt] * (request.n or 1), how, ChatForm(top is not None, bool(tools)), None)
+        return await self._ask(request, [render] * (request.n or 1), how, ChatForm(top is not None, bool(tools)), None)
 
     def _how(self, request: Asking, asked: int | None, usual: int, likely: int | None, form: Form | None) -> Settings:
         limit = self.settings.max_tokens
@@ -79,20 +81,15 @@ class Desk:
             repetition=1.0 if request.repetition_penalty is None else request.repetition_penalty,
             bias=tuple((int(id), amount) for id, amount in (request.logit_bias or {}).items()),
         )
-        structured = request.structured_outputs
-        if structured is not None:
-            kind, value = (
-                ("json_schema", structured.json_schema) if structured.json_schema is not None
-                else ("regex", structured.regex) if structured.regex is not None else ("choice", structured.choice)
-            )
-            form = Form.of(kind, value)  # type: ignore[arg-type]
+        if request.structured_outputs is not None:
+            form = Form.of(*request.structured_outputs.form)
         longest = min(usual, limit) if asked is None else asked
         return Settings(longest, sampling, tuple(request.stop or ()), likely=likely, form=form)
 
     async def _ask(
-        self, request: Asking, prompts: Sequence[str | list[int]], how: Settings, form: ReplyForm, truncate: int | None
+        self, request: Asking, prompts: Sequence[Callable[[Engine], Prompt]], how: Settings, form: ReplyForm, truncate: int | None
     ) -> Reply:
-        """One answer to each of ``prompts``."""
+        """One answer to each of ``prompts``, which are made for the version that will answer."""
         self._check(request.model)
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Piece]]()
         stored, finished = may_store(self.settings.store, request.store), list[Finished]()
@@ -102,14 +99,21 @@ class Desk:
                 loop.call_soon_threadsafe(pieces.put_nowait, (index, piece))
 
             seed = None if request.seed is None else (request.seed + index + 2**63) % 2**64 - 2**63
-            one = Settings(how.max_tokens, how.sampling, how.stops, seed, truncate, how.likely, how.form)
+            one, text = replace(how, seed=seed, truncate=truncate), ""
+
+            def make(engine: Engine, prompt: Callable[[Engine], Prompt] = prompt, one: Settings = one) -> Answer:
+                nonlocal text
+                given = prompt(engine)
+                answer = engine.prepare(given, one, deliver)
+                text = given if isinstance(given, str) else engine.tokenizer.decode(given, skip_special_tokens=False)
+                return answer
+
             try:
-                engine, answer = await anyio.to_thread.run_sync(self.live.ask, prompt, one, deliver)
+                engine, answer = await anyio.to_thread.run_sync(self.live.ask, make)
             except BaseException:
                 for begun in finished:
                     begun.answer.cancel()
                 raise
-            text = prompt if isinstance(prompt, str) else engine.tokenizer.decode(prompt, skip_special_tokens=False)
             finished.append(Finished(f"{form.prefix}-{secrets.token_hex(16)}", engine, answer, text, stored))
         return Reply(self.name, self.filer, self.monitor, finished, request, form, pieces)
 
@@ -178,6 +182,10 @@ class Desk:
 
 def _told(worker: Predictor, body: dict[str, Any]) -> JSONResponse:
     return JSONResponse(body, headers={"x-treadle-version": str(worker.version.number), "cache-control": "no-store"})
+
+
+def _given(prompt: Prompt) -> Callable[[Engine], Prompt]:
+    return lambda engine: prompt
 
 
 def _form(request: ChatRequest) -> Form | None:

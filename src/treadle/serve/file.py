@@ -19,7 +19,6 @@ from treadle.data.sources.base import Place
 from treadle.data.sources.rows import cells
 from treadle.data.sources.table import table_rows
 from treadle.model.network import FILE, load_network
-from treadle.serve.live import live_deployment
 from treadle.serve.predictor import ROWS, Prediction, predict
 from treadle.spec.data import TableSource
 from treadle.store.artifacts import Store
@@ -46,7 +45,7 @@ def predict_file(project: Project, store: Store, ledger: Ledger, source: Path, o
     A row that cannot be read keeps its place in the output, with the reason in the column ``problem``. Raises ``UserError`` where
     nothing is live, the model writes text, or the file lacks a column.
     """
-    live = live_deployment(ledger)
+    live = ledger.must_be_live()
     package = store.open(live["package"])
     if not (package.path / FILE).exists():
         raise UserError("the live model writes text, it does not answer about records", cure="ask it with 'treadle serve'")

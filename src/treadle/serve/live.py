@@ -22,7 +22,7 @@ from treadle.data.tokenizer import load_tokenizer
 from treadle.model.network import Network, load_network
 from treadle.model.template import ChatTemplate
 from treadle.model.text import end_tokens, load_text_model
-from treadle.serve.engine import Answer, Engine, Piece, Settings
+from treadle.serve.engine import Answer, Engine
 from treadle.serve.monitor import Monitor
 from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.serve.version import Retired, Version
@@ -60,7 +60,7 @@ class LiveModel:
         self._retired: list[Worker] = []
         self._tried = 0.0
         self._stop = threading.Event()
-        row = live_deployment(ledger)
+        row = ledger.must_be_live()
         self._seen = row["id"]
         self._worker = self._load(_version(row))
         self._watcher = threading.Thread(target=self._watch, name="live-model", daemon=True)
@@ -81,18 +81,15 @@ class LiveModel:
         """Answers that are being written or wait, of all versions."""
         return sum(worker.active + worker.waiting for worker in (self._worker, *self._retired))
 
-    def render(self, make: Callable[[Engine], T]) -> T:
-        """What ``make`` makes of the live version. Raises ``RequestError`` where it writes no text."""
-        return make(_writer(self._worker))
-
-    def ask(self, prompt: str | Sequence[int], settings: Settings, deliver: Callable[[Piece], None]) -> tuple[Engine, Answer]:
-        """Put a prompt in line at the live version. Raises ``RequestError``, ``Full`` among them."""
+    def ask(self, make: Callable[[Engine], Answer]) -> tuple[Engine, Answer]:
+        """Put what ``make`` prepares in line at the live version. Raises ``RequestError``, ``Full`` among them."""
 
         def submit(worker: Worker) -> tuple[Engine, Answer]:
-            engine = _writer(worker)
-            answer = engine.prepare(prompt, settings, deliver)
-            engine.submit(answer)
-            return engine, answer
+            if not isinstance(worker, Engine):
+                raise RequestError("this model answers about records, it writes no text", status=404, cure="ask POST /v1/predict")
+            answer = make(worker)
+            worker.submit(answer)
+            return worker, answer
 
         return self._submit(submit)
 
@@ -183,21 +180,7 @@ class LiveModel:
         return Engine(model, tokenizer, version, s.slots, s.queue, template, ends, memory)
 
 
-def _writer(worker: Worker) -> Engine:
-    if not isinstance(worker, Engine):
-        raise RequestError("this model answers about records, it writes no text", status=404, cure="ask POST /v1/predict")
-    return worker
-
-
 def _version(row: RowMapping) -> Version:
     at: datetime = row["at"]
     at = at if at.tzinfo else at.replace(tzinfo=UTC)  # SQLite keeps no zone
     return Version(int(row["version"]), str(row["package"]), int(at.timestamp()))
-
-
-def live_deployment(ledger: Ledger) -> RowMapping:
-    """The ledger's row of what is live. Raises ``UserError`` where nothing is."""
-    row = ledger.live()
-    if row is None:
-        raise UserError("no version is live", cure="make and promote one with 'treadle run'")
-    return row

@@ -60,6 +60,13 @@ class StructuredOutputs(Request):
             raise ValueError("structured_outputs: one of 'json', 'regex' and 'choice' is needed")
         return self
 
+    @property
+    def form(self) -> tuple[Literal["json_schema", "regex", "choice"], Any]:
+        """Its kind, and what it says."""
+        if self.json_schema is not None:
+            return "json_schema", self.json_schema
+        return ("regex", self.regex) if self.regex is not None else ("choice", self.choice)
+
 
 class Asking(Request):
     """What a completion and a chat have in common. null is the same as leaving a field out."""

@@ -22,7 +22,7 @@ from treadle.serve.audit import note
 from treadle.serve.connection import Connection
 from treadle.serve.headers import SecurityHeaders
 from treadle.serve.limits import check_prices
-from treadle.serve.live import LiveModel, live_deployment
+from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 from treadle.serve.tls import tls_context
 from treadle.spec.stages import Serve
@@ -48,7 +48,7 @@ def run_server(
     """
     settings = project.spec.serve
     host, port = host or settings.host, settings.port if port is None else port
-    live_deployment(ledger)
+    ledger.must_be_live()
     check_keys(host, ledger)
     check_prices(ledger, settings.price)
     tls = tls_context(project.folder, settings.tls) if settings.tls else None

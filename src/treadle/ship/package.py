@@ -59,10 +59,7 @@ def ship(project: Project, store: Store, ledger: Ledger, folder: Path | None = N
     Raises ``UserError`` where nothing is live, or ``folder`` is there already or cannot be written, ``ArtifactError`` for a
     damaged package, ``WorkError`` where what runs here cannot be named (see ``write_wheel`` and ``pins``).
     """
-    row = ledger.live()
-    if row is None:
-        raise UserError("no version is live", cure="make and promote one with 'treadle run'")
-    seed = Seed.of(project.spec.name, row)
+    seed = Seed.of(project.spec.name, ledger.must_be_live())
     target = folder or Path(f"{seed.project}-v{seed.version}")
     if target.exists():
         cure = "name another folder, or remove that one; each version has a folder of its own, to go back to"

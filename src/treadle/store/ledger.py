@@ -53,6 +53,13 @@ class Ledger(Keys):
         rows = self._all(sa.select(deployments).order_by(deployments.c.id.desc()).limit(1))
         return rows[0] if rows else None
 
+    def must_be_live(self) -> RowMapping:
+        """``live``. Raises ``UserError`` where nothing is."""
+        row = self.live()
+        if row is None:
+            raise UserError("no version is live", cure="make and promote one with 'treadle run'")
+        return row
+
     def deployments(self) -> list[RowMapping]:
         """Every promotion and rollback, oldest first."""
         return self._all(sa.select(deployments).order_by(deployments.c.id))
@@ -63,6 +70,11 @@ class Ledger(Keys):
             version = (connection.scalar(sa.select(sa.func.max(deployments.c.version))) or 0) + 1
             self._deploy(connection, version, package, "promote", reason)
         return version
+
+    def adopt(self, version: int, package: str, action: str, reason: str) -> None:
+        """Make ``package`` live under a number that another ledger gave it."""
+        with self._write(deployments) as connection:
+            self._deploy(connection, version, package, action, reason)
 
     def rollback(self, reason: str, to: int | None = None) -> RowMapping:
         """Make the version live again that was live before the present one was promoted, and so on back to the first; or version

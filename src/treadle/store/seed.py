@@ -11,7 +11,6 @@ from sqlalchemy.engine import RowMapping
 from treadle.core.errors import UserError
 from treadle.store.artifacts import write_json
 from treadle.store.ledger import Ledger
-from treadle.store.tables import deployments
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,5 @@ class Seed:
             message = f"the ledger knows version {self.version} as {known[self.version]}, the seed as {self.package}"
             raise UserError(message, cure="give each project a ledger (a state folder) of its own")
         action = "rollback" if self.version in known else "promote"
-        with ledger._write(deployments) as connection:
-            ledger._deploy(connection, self.version, self.package, action, f"packaged: {self.reason}")
+        ledger.adopt(self.version, self.package, action, f"packaged: {self.reason}")
         return True

@@ -21,6 +21,10 @@
 #define KERNELS "turn.h"
 #include "kinds.h"
 
+// Of layers.c, for one row each.
+void norm_float32(int64_t N, int64_t D, const float *x, const float *more, const float *weight, float eps, float *sum, float *y, float *scale);
+void swiglu_float32(int64_t N, int64_t F, const float *both, float *product);
+
 typedef struct {
     int64_t threads;
     const int64_t depth, width, heads, kv_heads, features, hidden, vocabulary, context, pages, tokens, asked, longest;
@@ -76,16 +80,6 @@ static void run(pass *p, void *(*work)(void *)) {
 
 #define KERNELS "decoder_cache.h"
 #include "kinds.h"
-
-// x (D) -> its root-mean-square norm.
-static void norm_of(int64_t D, const float *x, const float *weight, float eps, float *y) {
-    float square = 0;
-#pragma omp simd reduction(+ : square)
-    for (int64_t j = 0; j < D; j++) square += x[j] * x[j];
-    const float s = 1.0f / sqrtf(square / (float)D + eps);
-#pragma omp simd
-    for (int64_t j = 0; j < D; j++) y[j] = x[j] * s * weight[j];
-}
 
 #define WEIGHT uint8_t
 #define NAME(f) f##_int8

@@ -1,6 +1,22 @@
 // For each kind of weights (decoder.c): WEIGHT, what products take beside them (ACT_BYTES of K features; `prepare`), products, and rows of
 // an embedding. Every number of every token is computed by the same operations in the same order, whatever else is computed beside it.
 
+// Up to four rows of weights with up to four tokens' activations.
+static void NAME(tile)(int tokens, int rows, int64_t K, const WEIGHT *w, const char *act, float sums[4][4]) {
+    if (rows == 4 && tokens == 1) NAME(tile_of)(1, 4, K, w, act, sums);
+    else if (rows == 4 && tokens == 2) NAME(tile_of)(2, 4, K, w, act, sums);
+    else if (rows == 4 && tokens == 3) NAME(tile_of)(3, 4, K, w, act, sums);
+    else if (rows == 4) NAME(tile_of)(4, 4, K, w, act, sums);
+    else NAME(tile_of)(tokens, rows, K, w, act, sums);
+}
+
+// x (D) -> its root-mean-square norm as products take it; own: room for D numbers.
+static void NAME(normed)(int64_t D, const float *x, const float *weight, float eps, char *act, float *own) {
+    float scale;
+    norm_float32(1, D, x, NULL, weight, eps, NULL, own, &scale);
+    NAME(prepare)(D, own, act);
+}
+
 // y (N tokens, y_row apart): += or = the products of the matrix's rows first to last (of K columns each) with each token's features.
 static void NAME(products)(
     int64_t first, int64_t last, int64_t K, const WEIGHT *w, const float *scale, int64_t N, const char *act, float *y, int64_t y_row, const int add
@@ -55,10 +71,8 @@ static void NAME(layer)(pass *p, int64_t t, int64_t index) {
     NAME(shared)(p, t, 2 * F, D, 8, w, N, p->act, p->wide, p->wide_row, 0);
     wait_for_all(p);
     for (int64_t n = t; n < N; n += p->threads) {
-        float *gate = p->wide + n * p->wide_row;
-#pragma omp simd
-        for (int64_t j = 0; j < F; j++) gate[j] = gate[j] * sigmoid(gate[j]) * gate[j + F];
-        NAME(prepare)(F, gate, p->act + n * ACT_BYTES(F));
+        swiglu_float32(1, F, p->wide + n * p->wide_row, p->own[t]);
+        NAME(prepare)(F, p->own[t], p->act + n * ACT_BYTES(F));
     }
     wait_for_all(p);
     NAME(shared)(p, t, D, F, 10, w, N, p->act, p->x, D, 1);

@@ -38,15 +38,8 @@ INLINE void NAME(attend_of)(
         }
         for (int h = 0; h < queries; h++) memcpy(scores + h * held + at, sums[h], sizeof(sums[h]));
     }
-    float y[QUERIES][MOST] = {{0}}, part[QUERIES];
-    for (int h = 0; h < queries; h++) {
-        float *row = scores + h * held, most = row[0], sum = 0;
-#pragma omp simd reduction(max : most)
-        for (int64_t j = 0; j < length; j++) most = row[j] > most ? row[j] : most;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < length; j++) sum += row[j] = exponential((row[j] - most) * factor);
-        part[h] = 1.0f / sum;
-    }
+    float y[QUERIES][MOST] = {{0}};
+    for (int h = 0; h < queries; h++) weigh_float32(length, length, factor, scores + h * held, scores + h * held);
     for (int64_t at = 0; at < length; at += PAGE) {
         const REAL *values = (const REAL *)p->values + ((layer * p->pages + table[at / PAGE]) * K + g) * PAGE * C;
         const int64_t count = length - at < PAGE ? length - at : PAGE;
@@ -59,7 +52,7 @@ INLINE void NAME(attend_of)(
     }
     float *to = p->attended + (n * p->heads + first) * C;
     for (int h = 0; h < queries; h++)
-        for (int64_t c = 0; c < C; c++) to[h * C + c] = y[h][c] * part[h];
+        for (int64_t c = 0; c < C; c++) to[h * C + c] = y[h][c];
 }
 
 INLINE void NAME(attend_sized)(const pass *p, int64_t layer, int64_t n, int64_t g, const int64_t C, float *scores) {

@@ -33,7 +33,7 @@ static void NAME(prepare)(int64_t K, const float *x, char *act) {
 
 #ifdef __AVX512VNNI__
 #include <immintrin.h>
-INLINE void tile_of(const int tokens, const int rows, int64_t K, const uint8_t *w, const char *act, float sums[4][4]) {
+INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uint8_t *w, const char *act, float sums[4][4]) {
     __m512 found[4][4];
     for (int i = 0; i < tokens; i++)
         for (int j = 0; j < rows; j++) found[i][j] = _mm512_setzero_ps();
@@ -54,7 +54,7 @@ INLINE void tile_of(const int tokens, const int rows, int64_t K, const uint8_t *
         for (int j = 0; j < rows; j++) sums[i][j] = _mm512_reduce_add_ps(found[i][j]);
 }
 #else
-INLINE void tile_of(const int tokens, const int rows, int64_t K, const uint8_t *w, const char *act, float sums[4][4]) {
+INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uint8_t *w, const char *act, float sums[4][4]) {
     const int64_t wide = UP(K, STEP);
     for (int i = 0; i < tokens; i++) {
         const quantized x = quantized_at(act + i * 3 * wide, K);
@@ -70,20 +70,6 @@ INLINE void tile_of(const int tokens, const int rows, int64_t K, const uint8_t *
     }
 }
 #endif
-
-// Up to four rows of weights with up to four tokens' activations.
-static void NAME(tile)(int tokens, int rows, int64_t K, const uint8_t *w, const char *act, float sums[4][4]) {
-    if (rows == 4 && tokens == 1) tile_of(1, 4, K, w, act, sums);
-    else if (rows == 4 && tokens == 2) tile_of(2, 4, K, w, act, sums);
-    else if (rows == 4 && tokens == 3) tile_of(3, 4, K, w, act, sums);
-    else if (rows == 4) tile_of(4, 4, K, w, act, sums);
-    else tile_of(tokens, rows, K, w, act, sums);
-}
-
-static void NAME(normed)(int64_t D, const float *x, const float *weight, float eps, char *act, float *own) {
-    norm_of(D, x, weight, eps, own);
-    NAME(prepare)(D, own, act);
-}
 
 static void NAME(embed)(int64_t D, const uint8_t *w, const float *scale, int64_t id, float *x) {
     for (int64_t j = 0; j < D; j++) x[j] = (float)(w[id * UP(D, STEP) + j] - 128) * scale[id];

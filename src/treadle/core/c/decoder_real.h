@@ -44,20 +44,6 @@ INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const WEI
 }
 #endif
 
-// Up to four rows of weights with up to four tokens' activations.
-static void NAME(tile)(int tokens, int rows, int64_t K, const WEIGHT *w, const char *act, float sums[4][4]) {
-    if (rows == 4 && tokens == 1) NAME(tile_of)(1, 4, K, w, act, sums);
-    else if (rows == 4 && tokens == 2) NAME(tile_of)(2, 4, K, w, act, sums);
-    else if (rows == 4 && tokens == 3) NAME(tile_of)(3, 4, K, w, act, sums);
-    else if (rows == 4) NAME(tile_of)(4, 4, K, w, act, sums);
-    else NAME(tile_of)(tokens, rows, K, w, act, sums);
-}
-
-static void NAME(normed)(int64_t D, const float *x, const float *weight, float eps, char *act, float *own) {
-    norm_of(D, x, weight, eps, own);
-    NAME(prepare)(D, own, act);
-}
-
 static void NAME(embed)(int64_t D, const WEIGHT *w, const float *scale, int64_t id, float *x) {
     for (int64_t j = 0; j < D; j++) x[j] = OF(w[id * UP(D, STEP) + j]);
 }
