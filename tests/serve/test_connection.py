@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from treadle.serve.connection import Deadline
 from treadle.serve.server import configure, listen
 from treadle.spec.access import Timeouts
 from treadle.spec.stages import Serve
@@ -40,6 +44,23 @@ def connect() -> Iterator[Callable[[Any], socket.socket]]:
     yield open_it
     for each in opened:
         each.close()
+
+
+@contextlib.contextmanager
+def served(app: Any, timeouts: Timeouts, small: bool = False) -> Iterator[tuple[Any, uvicorn.Server]]:
+    """``app`` behind the server's connections; ``small``: a socket that holds little of an answer."""
+    listener = listen("127.0.0.1", 0)
+    if small:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server = uvicorn.Server(configure(app, Serve(timeouts=timeouts)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield listener.getsockname(), server
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
 
 
 def rest(connection: socket.socket) -> bytes:
@@ -114,10 +135,7 @@ def test_a_body_that_trickles_is_cut_off(serve: Start, connect: Callable[[Any], 
     assert 0.9 < seconds < 8
 
 
-def test_a_body_that_no_route_reads_is_cut_off(
-    serve: Start, connect: Callable[[Any], socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("treadle.serve.connection._GRACE", 0.5)
+def test_a_body_that_no_route_reads_is_cut_off(serve: Start, connect: Callable[[Any], socket.socket]) -> None:
     connection = connect(serve(*PATIENT))
     connection.sendall(head("GET", "/healthz", "content-length: 400"))
     answer, seconds = trickle(connection, b" " * 400)
@@ -180,23 +198,13 @@ def test_who_leaves_by_half_with_an_answer_unread_is_gone_at_once_and_cut_off(un
             pass
         gone.set()
 
-    listener, client = listen("127.0.0.1", 0), socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    server = uvicorn.Server(configure(app, Serve(timeouts=Timeouts(reading=5.0))))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        client.connect(listener.getsockname())
+    with served(app, Timeouts(reading=5.0), small=True) as (address, server), socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(address)
         client.sendall(head("GET", "/"))
         client.shutdown(socket.SHUT_WR)
         until(gone.is_set, seconds=4)
         until(lambda: not server.server_state.connections)
-    finally:
-        client.close()
-        server.should_exit = True
-        thread.join()
-        listener.close()
 
 
 def test_a_body_that_breaks_off_is_not_answered(
@@ -212,16 +220,65 @@ def test_a_body_that_breaks_off_is_not_answered(
 
 @pytest.mark.parametrize(
     "data",
-    [b"what is this\r\n\r\n", b"GET / HTTP/1.1\r\nhost: localhost\r\nbad\x00header: 1\r\n\r\n",
+    [b"what is this\r\n\r\n", b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"x: y\r\n" * 20_000,
+     b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+     b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nno size\r\n",
+     b"GET / HTTP/1.1\r\nhost: localhost\r\nbad\x00header: 1\r\n\r\n",
      b"\x16\x03\x01\x02\x00\x01" + b"\x00" * 40 + b"\r\n", b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n",
      b"GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"],
-    ids=["words", "a NUL", "TLS", "too long", "two lengths"],
+    ids=["words", "many headers", "length and chunks", "no size of a chunk", "a NUL", "TLS", "too long", "two lengths"],
 )
 def test_what_is_no_http_is_refused_in_the_usual_shape(shared: Any, connect: Callable[[Any], socket.socket], data: bytes) -> None:
     connection = connect(shared)
     connection.sendall(data)
     status, error = refusal(rest(connection))
     assert (status, error["type"]) == (400, "invalid_request_error")
+
+
+def test_requests_at_once_are_answered_one_after_the_other(shared: Any, connect: Callable[[Any], socket.socket]) -> None:
+    connection = connect(shared)
+    connection.sendall(head("GET", "/healthz") + posted(len(BODY)) + BODY + head("GET", "/nowhere", "connection: close"))
+    answer = rest(connection)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", b"200", b"404"]
+
+
+def test_an_answer_that_takes_longer_than_headers_may_is_given_whole() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.6 if scope["path"] == "/slow" else 0)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with served(app, Timeouts(headers=0.2, body=0.2)) as (address, _), socket.create_connection(address) as client:
+        client.sendall(head("GET", "/") + head("GET", "/slow") + head("GET", "/slow") + head("GET", "/", "connection: close"))
+        assert rest(client).count(b"HTTP/1.1 200 OK") == 4
+
+
+@pytest.mark.parametrize("leave", ["close", "half"])
+def test_who_asks_twice_at_once_and_leaves_is_gone_for_the_first_too(until: Callable[..., None], leave: str) -> None:
+    began, gone = threading.Event(), threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            began.set()
+        gone.set()
+
+    with served(app, Timeouts()) as (address, _), socket.create_connection(address) as client:
+        client.sendall(head("GET", "/") * 2)
+        until(began.is_set)
+        if leave == "close":
+            client.close()
+        else:
+            client.shutdown(socket.SHUT_WR)
+        until(gone.is_set, seconds=5)
+
+
+def test_what_is_no_http_behind_a_request_breaks_no_answer_in_two(serve: Start, connect: Callable[[Any], socket.socket]) -> None:
+    connection = connect(serve())
+    body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 200, "stream": True}).encode()
+    connection.sendall(posted(len(body)) + body)
+    assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    connection.sendall(b"what is this\r\n\r\n")
+    assert b"HTTP/1.1" not in rest(connection)
 
 
 @pytest.mark.parametrize(
@@ -251,3 +308,26 @@ def test_nothing_of_the_path_becomes_a_header(shared: Any, connect: Callable[[An
     names = [line.partition(b":")[0].lower() for line in start.split(b"\r\n")[1:]]
     assert not {b"x-evil", b"location", b"set-cookie"} & set(names)
     assert not [name for name in names if name.startswith(b"access-control")]
+
+
+def test_a_deadline_is_moved_both_ways_and_taken_back() -> None:
+    async def ring() -> list[str]:
+        rung = list[str]()
+        one, other, none = (Deadline(asyncio.get_running_loop()) for _ in range(3))
+        one.set(0.05, lambda: rung.append("too early"))
+        one.set(0.3, lambda: rung.append("later"))
+        other.set(60, lambda: rung.append("too late"))
+        other.set(0.1, lambda: rung.append("earlier"))
+        none.set(0.05, lambda: rung.append("never"))
+        none.clear()
+        end = time.monotonic() + 10
+        while len(rung) < 2 and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        one.set(0.01, lambda: rung.append("again"))
+        other.set(0.01, lambda: rung.append("closed"))
+        other.close()
+        while len(rung) < 3 and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        return rung
+
+    assert asyncio.run(ring()) == ["earlier", "later", "again"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections import Counter
@@ -149,3 +150,19 @@ def test_nothing_live_or_a_damaged_version_does_not_start(site: Any, tmp_path: A
     site.ledger.promote(site.packages[2], "damaged")
     with pytest.raises(ArtifactError, match="sha256"):
         LiveModel(site.store, site.ledger, site.project.spec.serve, Monitor())
+
+
+def test_a_version_that_was_left_is_freed_though_garbage_is_settled(
+    serve: Callable[..., Any], site: Any, until: Callable[..., None]
+) -> None:
+    running = serve()
+    worker = running.live.worker
+    worker.circle = worker  # only a collection finds it
+    gone = weakref.ref(worker)
+    module.settle()
+    assert gc.get_freeze_count() > 100_000
+    del worker
+    site.ledger.promote(site.packages[1], "better")
+    until(lambda: gone() is None)
+    until(lambda: gc.get_freeze_count() > 100_000)
+    gc.unfreeze()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Schema:
         for field in self._all():
             field.meet(self.inputs)
 
-    @property
+    @cached_property
     def by_column(self) -> dict[str, Field]:
         """The field that reads each column of a record; inputs first."""
         found: dict[str, Field] = {}
@@ -71,7 +72,7 @@ class Schema:
                 found.setdefault(column, field)
         return found
 
-    @property
+    @cached_property
     def answers(self) -> frozenset[str]:
         """Columns with right answers."""
         return frozenset(column for target in self.targets.values() for column in target.columns)

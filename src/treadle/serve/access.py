@@ -49,14 +49,11 @@ class Guard:
       and the two health routes are open. A key opens only the routes of its scopes, and none once it has expired.
     - An address that wrong keys came from at speed is not heard for a while, where a key is demanded.
     - A POST of a key is held against its limits.
-    - A POST must say that it is JSON, which a form of another site cannot (CSRF), be no longer than ``max_body`` bytes, and come
-      within ``patience`` seconds.
+    - A POST must say that it is JSON, which a form of another site cannot (CSRF), and be no longer than ``max_body`` bytes.
     """
 
-    def __init__(
-        self, app: ASGIApp, ledger: Ledger, host: str, max_body: int, patience: float, accounts: Accounts, lockout: Lockout
-    ) -> None:
-        self.app, self.ledger, self.max_body, self.patience = app, ledger, max_body, patience
+    def __init__(self, app: ASGIApp, ledger: Ledger, host: str, max_body: int, accounts: Accounts, lockout: Lockout) -> None:
+        self.app, self.ledger, self.max_body = app, ledger, max_body
         self.accounts, self.lockout = accounts, lockout
         self.local = is_loopback(host)
         self.names = {*_NAMES, f"[{host}]" if ":" in host else host}
@@ -132,19 +129,15 @@ class Guard:
             await _discard(receive, size if size <= _DISCARD * self.max_body else 0)
             raise too_long
         content, more = bytearray(), True
-        with anyio.move_on_after(self.patience) as time_left:
-            while more:
-                part = await receive()
-                if part["type"] == "http.disconnect":
-                    raise RequestError("the client went away before its request was whole")  # which no one hears
-                content += part.get("body", b"")
-                more = part.get("more_body", False)
-                if len(content) > self.max_body:
-                    await _discard(receive, _DISCARD * self.max_body if more else 0)
-                    raise too_long
-        if time_left.cancelled_caught:
-            cure = "send it faster, or less; 'serve.timeouts.body' is the limit"
-            raise RequestError(f"the body did not come within {self.patience:g} s", status=408, cure=cure)
+        while more:
+            part = await receive()
+            if part["type"] == "http.disconnect":
+                raise RequestError("the client went away before its request was whole")  # which no one hears
+            content += part.get("body", b"")
+            more = part.get("more_body", False)
+            if len(content) > self.max_body:
+                await _discard(receive, _DISCARD * self.max_body if more else 0)
+                raise too_long
         body: Message | None = {"type": "http.request", "body": bytes(content), "more_body": False}
 
         async def again() -> Message:

@@ -5,19 +5,61 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from treadle.core.errors import RequestError
 from treadle.serve.failures import failure
 from treadle.serve.headers import PLAIN
 from treadle.spec.access import Timeouts
 
-_GRACE = 5.0  # seconds after which a body is cut off that no one reads, where no route has answered 408
+HEAD = 65_536
+"""Most bytes from a request's first to the end of its headers."""
 
 
-class Connection(H11Protocol):
-    """uvicorn's connection, with an end to its patience.
+class Deadline:
+    """A moment at which something is done unless it is moved before. Moving it is cheap, as a connection does it with every
+    request: the timer behind it stays, and when it rings it looks whether the moment has come."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._act: Callable[[], None] | None = None
+        self._at = 0.0
+
+    def set(self, seconds: float, act: Callable[[], None]) -> None:
+        """Call ``act`` in so many seconds, and not what was to be called before."""
+        self._at, self._act = self._loop.time() + seconds, act
+        if self._timer is not None and self._timer.when() > self._at:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._at, self._ring)
+
+    def clear(self) -> None:
+        """Call nothing."""
+        self._act = None
+
+    def close(self) -> None:
+        """Call nothing, ever."""
+        self._act = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _ring(self) -> None:
+        self._timer = None
+        act = self._act
+        if act is None:
+            return
+        if self._loop.time() < self._at:
+            self._timer = self._loop.call_at(self._at, self._ring)
+            return
+        self._act = None
+        act()
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection, with an end to its patience and to the length of what it listens to.
 
     uvicorn waits without end for the rest of a request: a client that sends a byte now and then holds a connection as long as it
     likes. Here the time runs from what began the wait, however much trickles in meanwhile.
@@ -27,75 +69,100 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._owed: tuple[object, object] | None = None
-        self._asking: asyncio.TimerHandle | None = None
-        self._reading: asyncio.TimerHandle | None = None
-        self._watch()
+        self._asking, self._reading = Deadline(self.loop), Deadline(self.loop)
+        self._head = 0  # bytes of the request whose headers are not complete
+        self._whole = True  # nothing of a request's body is owed
+        self._answered: RequestResponseCycle | None = None  # the request at hand; ``cycle`` is the newest, which may wait behind it
+        self._wait_for_headers()
 
     def data_received(self, data: bytes) -> None:
+        """Beyond uvicorn's: no more than ``HEAD`` bytes without the end of the headers."""
+        self._head += len(data)
         super().data_received(data)
-        self._watch()
+        if self._head > HEAD and not self.transport.is_closing():
+            self.send_400_response(f"the request's head is over {HEAD} bytes")
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._head, self._whole = 0, False
+        self._asking.set(self.timeouts.body, self._no_body)
+
+    def on_body(self, body: bytes) -> None:
+        self._head = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._head, self._whole = 0, True
+        self._asking.clear()
+        if self.cycle.response_complete:
+            self._wait_for_headers()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._watch()
+        if self._whole and self.cycle.response_complete:
+            self._wait_for_headers()
 
     def eof_received(self) -> None:
         """The client says that it sends nothing more. It is taken as gone, lest a half-closed connection hold a slot."""
-        if self.cycle is not None:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        self._reading = self._restart(self._reading, self.timeouts.reading, self.transport.abort)
+        self._leave()
+        self._reading.set(self.timeouts.reading, self.transport.abort)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reading = self._restart(self._reading, self.timeouts.reading, self.transport.abort)
+        self._reading.set(self.timeouts.reading, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._reading = self._restart(self._reading)
+        self._reading.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._asking, self._reading = self._restart(self._asking), self._restart(self._reading)
+        self._asking.close()
+        self._reading.close()
+        self._leave()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(RequestError(msg, cure="send HTTP/1.1"))
 
-    def _watch(self) -> None:
-        """Give the client time for what it owes now, unless it has owed that for a while."""
-        owed = (self.conn.their_state, self.cycle)
-        if owed == self._owed:
-            return
-        self._owed, self._asking = owed, self._restart(self._asking)
-        if owed[0] is h11.IDLE:
-            self._asking = self._restart(None, self.timeouts.headers, self._no_headers)
-        elif owed[0] is h11.SEND_BODY:
-            self._asking = self._restart(None, self.timeouts.body + _GRACE, self.transport.abort)
+    def _wait_for_headers(self) -> None:
+        self._asking.set(self.timeouts.headers, self._no_headers)
 
     def _no_headers(self) -> None:
-        begun, _ = self.conn.trailing_data
         if self.transport.is_closing():
             return
-        if begun:
+        if self._head:
             message = f"the request's headers did not come within {self.timeouts.headers:g} s"
             self._refuse(RequestError(message, status=408, cure="send them at once; 'serve.timeouts' is the limit"))
         else:
             self.transport.close()
 
+    def _no_body(self) -> None:
+        message = f"the body did not come within {self.timeouts.body:g} s"
+        self._refuse(RequestError(message, status=408, cure="send it faster, or less; 'serve.timeouts.body' is the limit"))
+
+    def _leave(self) -> None:
+        """Tell the request at hand, and one behind it, that no one waits for their answers."""
+        for cycle in filter(None, (self._answered, self.cycle)):
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
     def _refuse(self, error: RequestError) -> None:
-        """Answer what is no request, or not yet one, and close."""
+        """Answer what is no request, or not a whole one, and close. Where that would stand in another answer, or behind its own,
+        close without a word."""
+        at_hand = self._answered is not None and not self._answered.response_complete
+        alone = at_hand and self._answered is self.cycle and not self.cycle.response_started
+        if (at_hand if self._whole else not alone):
+            self.transport.abort()
+            return
+        self._leave()
         response = failure(error)
         response.headers["connection"] = "close"
-        head = h11.Response(status_code=error.status, headers=[*response.raw_headers, *PLAIN])
-        for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
+        headers = b"".join(b"%b: %b\r\n" % pair for pair in (*response.raw_headers, *PLAIN))
+        self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + bytes(response.body))
         self.transport.close()
-
-    def _restart(
-        self, timer: asyncio.TimerHandle | None, seconds: float = 0, act: Callable[[], None] | None = None
-    ) -> asyncio.TimerHandle | None:
-        """Stop ``timer``; begin another where there is something to do after so many ``seconds``."""
-        if timer is not None:
-            timer.cancel()
-        return self.loop.call_later(seconds, act) if act else None

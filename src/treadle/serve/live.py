@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +25,7 @@ from treadle.model.network import Network, load_network
 from treadle.model.template import ChatTemplate
 from treadle.model.text import end_tokens, load_text_model
 from treadle.serve.engine import Answer, Engine
+from treadle.serve.line import Asker
 from treadle.serve.monitor import Monitor
 from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.serve.version import Retired, Version
@@ -31,6 +34,7 @@ from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
 Worker = Engine | Predictor
+Predictions = Future[list[Prediction]] | asyncio.Future[list[Prediction]]
 T = TypeVar("T")
 
 LOOK = 1.0  # seconds between looks at the ledger
@@ -47,6 +51,14 @@ class Failed:
 
     def as_dict(self) -> dict[str, Any]:
         return {"version": self.version, "package": self.package, "message": self.message}
+
+
+def settle() -> None:
+    """Collect garbage, and leave all that is left out of later collections. What a server loads stays, and is so many objects that
+    each full collection would stop every answer for a tenth of a second or two."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 class LiveModel:
@@ -93,15 +105,18 @@ class LiveModel:
 
         return self._submit(submit)
 
-    def predict(self, parse: Callable[[Schema], Sequence[Row]]) -> tuple[Predictor, Sequence[Row], Future[list[Prediction]]]:
-        """Put records in line at the live version; ``parse`` reads them by its schema. Raises ``RequestError``."""
+    def predict(
+        self, parse: Callable[[Schema], Sequence[Row]], few: bool = False, asker: Asker | None = None
+    ) -> tuple[Predictor, Sequence[Row], Predictions]:
+        """Put records in line at the live version; ``parse`` reads them by its schema. Where there are ``few`` of them, and this is
+        the event loop, a quick model answers on it. Raises ``RequestError``."""
 
-        def submit(worker: Worker) -> tuple[Predictor, Sequence[Row], Future[list[Prediction]]]:
+        def submit(worker: Worker) -> tuple[Predictor, Sequence[Row], Predictions]:
             if not isinstance(worker, Predictor):
                 cure = "ask POST /v1/completions"
                 raise RequestError("this model writes text, it does not answer about records", status=404, cure=cure)
             rows = parse(worker.schema)
-            return worker, rows, worker.submit(rows)
+            return worker, rows, worker.answer(rows, asker) if few and worker.quick else worker.submit(rows, asker)
 
         return self._submit(submit)
 
@@ -143,7 +158,10 @@ class LiveModel:
         if row is not None and (row["id"] != self._seen or (self.failed and time.monotonic() - self._tried > RETRY)):
             self._seen = row["id"]
             self._change(row)
-        self._retired = [worker for worker in self._retired if not worker.done]  # what no one holds gives its memory back
+        left = [worker for worker in self._retired if not worker.done]
+        if len(left) < len(self._retired):
+            self._retired = left  # what no one holds gives its memory back
+            settle()
 
     def _change(self, row: RowMapping) -> None:
         version, old = _version(row), self._worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
 import ssl
 import time
@@ -22,7 +23,7 @@ from treadle.serve.audit import note
 from treadle.serve.connection import Connection
 from treadle.serve.headers import SecurityHeaders
 from treadle.serve.limits import check_prices
-from treadle.serve.live import LiveModel
+from treadle.serve.live import LiveModel, settle
 from treadle.serve.monitor import Monitor
 from treadle.serve.tls import tls_context
 from treadle.spec.stages import Serve
@@ -70,6 +71,7 @@ def run_server(
 
             config = configure(make_app(project, ledger, live, monitor, host), settings, tls)
             server = _Server(config, live, settings.drain, greet)
+            settle()
             try:
                 server.run(sockets=[listener])
             finally:
@@ -79,13 +81,14 @@ def run_server(
             live.close()
     finally:
         listener.close()
+        gc.unfreeze()  # so that what is left is closed in order at the end, connections of the ledger among it
 
 
 def configure(app: ASGIApp, settings: Serve | None = None, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
     """uvicorn's settings. It writes no access log: a server that keeps text only with consent keeps no trace of who asked."""
     patient = type("Patient", (Connection,), {"timeouts": (settings or Serve()).timeouts})
     return uvicorn.Config(
-        SecurityHeaders(app), http=patient, ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
+        SecurityHeaders(app), http=patient, ws="none", lifespan="off", loop="auto", log_config=None, access_log=False,
         proxy_headers=False, server_header=False, timeout_graceful_shutdown=_FLUSH,
         ssl_context_factory=(lambda *_: tls) if tls else None,
     )
