@@ -275,11 +275,17 @@ def test_a_failing_model_is_500_and_the_stream_says_so(serve: Serve, monkeypatch
     monkeypatch.setattr("treadle.serve.engine.Engine._read", broken)
     response = running.complete("x")
     assert (response.status_code, error_of(response)["type"]) == (500, "server_error")
-    body = {"model": "tiny", "prompt": "x", "stream": True}
+    body = {"model": "tiny", "prompt": "x", "stream": True, "max_tokens": 50}
+    response = running.client.post("/v1/completions", json=body)
+    assert (response.status_code, error_of(response)["type"]) == (500, "server_error")  # there was no piece as yet
+    monkeypatch.undo()
     with running.client.stream("POST", "/v1/completions", json=body) as stream:
-        (last,) = events(stream)
+        lines = stream.iter_lines()
+        first = next(lines)
+        monkeypatch.setattr("treadle.serve.engine.Engine._read", broken)
+        *_, last = [json.loads(line.removeprefix("data: ")) for line in (first, *lines) if line]
     assert last["error"]["type"] == "server_error"
-    assert running.site.ledger.totals()["answers"] == 2
+    assert running.site.ledger.totals()["answers"] == 3
 
 
 def test_an_answer_is_given_though_the_ledger_cannot_take_it(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,7 +313,7 @@ def test_a_retired_engine_finishes_its_answers_and_takes_no_more(make: Callable[
 
 def test_a_failing_step_gives_up_its_answers_and_no_others(make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch) -> None:
     ask = make()
-    real, broken = Engine._read, [True]
+    real, broken = Engine._read, [True, True]  # together, and then alone
 
     def read(*given: Any) -> torch.Tensor:
         if broken.pop() if broken else False:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from treadle.core.errors import WorkError
 from treadle.model.layers.attention import LayerCache
 from treadle.model.model import LanguageModel
 from treadle.model.network import Network
@@ -62,6 +63,11 @@ class Memory(ABC):
     def take_back(self, slot: int, count: int) -> None:
         """Forget the last ``count`` tokens of ``slot``."""
         raise NotImplementedError
+
+    def go_back(self, slot: int, length: int) -> None:
+        """Forget what ``slot`` read behind its first ``length`` tokens, in a reading that failed. Raises ``WorkError`` where that
+        cannot be told from what it had read before."""
+        self.lengths[slot] = length
 
 
 class Rows(Memory):
@@ -140,6 +146,10 @@ class States(Rows):
         super().clear(slot)
         for state in self.states:
             state[:, slot] = 0
+
+    def go_back(self, slot: int, length: int) -> None:
+        if self.lengths[slot] != length:
+            raise WorkError(f"the state behind {length} tokens is gone: {self.lengths[slot] - length} more were read into it")
 
     def read(self, model: TextModel, slots: Sequence[int], tokens: Tensor) -> Tensor:
         assert isinstance(model, Network)

@@ -87,11 +87,13 @@ class Paged(Memory):
             texts += [row] * len(part.tokens)
             del self._tokens[part.slot][start:]
             self._tokens[part.slot] += part.tokens
-            self.lengths[part.slot] += len(part.tokens)
         held = [self._held[part.slot] for part in parts]
         longest = max(map(len, held))
         table = torch.tensor([pages + [0] * (longest - len(pages)) for pages in held])
-        return self.decoder.read(Pass(ids, places, texts, table, which), self.pages)
+        scores = self.decoder.read(Pass(ids, places, texts, table, which), self.pages)
+        for part in parts:  # not before: where reading fails, the pages hold nothing of these tokens
+            self.lengths[part.slot] += len(part.tokens)
+        return scores
 
     def take_back(self, slot: int, count: int) -> None:
         self.lengths[slot] -= count

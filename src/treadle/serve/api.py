@@ -9,6 +9,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from treadle.core.errors import RequestError, TreadleError
 from treadle.core.project import Project
@@ -51,12 +53,21 @@ def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor
     for kind in (RequestError, TreadleError, Exception):
         app.add_exception_handler(kind, told)
     app.add_middleware(
-        Guard, ledger=ledger, host=host, max_body=longest_body(project.spec), patience=settings.timeouts.body,
+        Guard, ledger=ledger, host=host, max_body=longest_body(project.spec),
         lockout=Lockout(settings.lockout, ledger, monitor),
         accounts=Accounts(ledger, settings.limits, settings.price, project.spec.plan.currency),
     )
     app.add_middleware(CountRequests, monitor=monitor)
     return app
+
+
+class _Plain(Route):
+    """A route without what FastAPI does for each request, which is a third of what a prediction takes, and nothing here uses. It
+    says in the scope which one it is, as FastAPI's do."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, found = super().matches(scope)
+        return match, {**found, "route": self}
 
 
 def _no_route(request: Request, error: Exception) -> Response:
@@ -75,23 +86,22 @@ def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Des
         }
         return {"object": "list", "data": [model]}
 
-    @app.post("/v1/predict")
     async def predict(request: Request) -> Response:
         return await desk.predict(parse(PredictRequest, await request.body()))
 
-    @app.post("/v1/embeddings")
     async def embeddings(request: Request) -> Response:
         return await desk.embed(parse(EmbeddingRequest, await request.body()))
 
-    @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         reply = await desk.complete(parse(CompletionRequest, await request.body()))
         return await reply.response(request.receive)
 
-    @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         reply = await desk.chat(parse(ChatRequest, await request.body()))
         return await reply.response(request.receive)
+
+    for path, act in (("predict", predict), ("embeddings", embeddings), ("completions", completions), ("chat/completions", chat)):
+        app.router.routes.append(_Plain(f"/v1/{path}", act, methods=["POST"]))
 
 
 def _add_feedback(app: FastAPI, project: Project, ledger: Ledger, monitor: Monitor) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -22,13 +22,14 @@ from treadle.serve.embeddings import Texts
 from treadle.serve.engine import Answer, Engine, Piece, Settings
 from treadle.serve.filing import Filer
 from treadle.serve.forms import ChatForm, CompletionForm, ReplyForm
-from treadle.serve.limits import charge
+from treadle.serve.limits import asker, charge
+from treadle.serve.line import Asker
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 from treadle.serve.predictions import parse_rows, prediction_rows, until_done
 from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.serve.replies import Reply
-from treadle.serve.schema import Asking, ChatRequest, Columns, CompletionRequest, EmbeddingRequest, PredictRequest
+from treadle.serve.schema import Asking, ChatRequest, Columns, CompletionRequest, EmbeddingRequest, PredictRequest, Pressing
 from treadle.spec.stages import Serve
 from treadle.store.ledger import Ledger
 
@@ -92,7 +93,7 @@ class Desk:
         """One answer to each of ``prompts``, which are made for the version that will answer."""
         self._check(request.model)
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Piece]]()
-        stored, finished = may_store(self.settings.store, request.store), list[Finished]()
+        stored, finished, who = may_store(self.settings.store, request.store), list[Finished](), self._asker(request)
         for index, prompt in enumerate(prompts):
 
             def deliver(piece: Piece, index: int = index) -> None:  # called by the engine's thread
@@ -104,7 +105,7 @@ class Desk:
             def make(engine: Engine, prompt: Callable[[Engine], Prompt] = prompt, one: Settings = one) -> Answer:
                 nonlocal text
                 given = prompt(engine)
-                answer = engine.prepare(given, one, deliver)
+                answer = engine.prepare(given, one, deliver, who)
                 text = given if isinstance(given, str) else engine.tokenizer.decode(given, skip_special_tokens=False)
                 return answer
 
@@ -117,10 +118,9 @@ class Desk:
             finished.append(Finished(f"{form.prefix}-{secrets.token_hex(16)}", engine, answer, text, stored))
         return Reply(self.name, self.filer, self.monitor, finished, request, form, pieces)
 
-    async def _aside(self, raw: Sequence[Mapping[str, Any]], work: Callable[[], T]) -> T:
-        """Off the event loop where ``work`` reads much; at once where it is over sooner than a thread has begun."""
-        small = len(raw) <= _FEW and all(len(str(value)) <= _SHORT for row in raw for value in row.values())
-        return work() if small else await anyio.to_thread.run_sync(work)
+    def _asker(self, request: Pressing) -> Asker:
+        given = [seconds for seconds in (request.timeout, self.settings.deadline) if seconds is not None]
+        return asker(request.priority, min(given, default=None))
 
     def _check(self, model: str | None) -> None:
         if model is not None and model != self.name:
@@ -133,7 +133,7 @@ class Desk:
         """Answer about ``request``'s records. Raises ``RequestError``."""
         self._check(request.model)
         raw = request.rows
-        worker, found, more = await self._predicted(raw, lambda schema: parse_rows(schema, raw), request.store)
+        worker, found, more = await self._predicted(raw, lambda schema: parse_rows(schema, raw), request, request.store)
         ids = more.pop("ids")
         predictions = [{"id": id, "heads": answer} for id, answer in zip(ids, found, strict=True)]
         return _told(worker, {"object": "predictions", "model": self.name, **more, "predictions": predictions})
@@ -149,7 +149,7 @@ class Desk:
             asked = Texts(schema, texts)
             return asked.rows
 
-        worker, found, more = await self._predicted([{"input": text} for text in texts], parse, None)
+        worker, found, more = await self._predicted([{"input": text} for text in texts], parse, request, None)
         assert asked is not None
         data = asked.data(found, request.dimensions, request.encoding_format or "float")
         ids = more.pop("ids")
@@ -158,12 +158,13 @@ class Desk:
         return _told(worker, {"object": "list", "data": data, "model": self.name, "usage": usage, **more})
 
     async def _predicted(
-        self, raw: Sequence[Columns], parse: Callable[[Schema], Sequence[Row]], store: bool | None
+        self, raw: Sequence[Columns], parse: Callable[[Schema], Sequence[Row]], request: Pressing, store: bool | None
     ) -> tuple[Predictor, list[Prediction], dict[str, Any]]:
         """What the heads answer to the rows that ``parse`` makes of ``raw``, counted and filed; and what a response says of that:
         ``version``, ``stored`` and ``ids``, which are empty where the ledger cannot be written."""
         started = time.monotonic()
-        worker, rows, future = await self._aside(raw, lambda: self.live.predict(parse))
+        few, who = _few(raw), self._asker(request)
+        worker, rows, future = await _aside(few, lambda: self.live.predict(parse, few, who))
         found: list[Prediction] = await until_done(future)
         stored = may_store(self.settings.store, store)
         self.monitor.answers.labels("stop").inc(len(found))
@@ -171,13 +172,26 @@ class Desk:
         charge(predictions=len(rows))
         ids: list[str] = [""] * len(found)
         try:
-            filed = await self._aside(raw if stored else (), lambda: prediction_rows(worker, raw, rows, found, stored, started))
+            filed = await _aside(few or not stored, lambda: prediction_rows(worker, raw, rows, found, stored, started))
             await self.filer.file(filed)
             ids = [row["id"] for row in filed]
         except Exception as error:
             self.monitor.unrecorded.inc()
             _log.error("predictions could not be written to the ledger: %s", error)
         return worker, found, {"version": worker.version.number, "stored": stored, "ids": ids}
+
+
+def _few(raw: Sequence[Columns]) -> bool:
+    """Whether so little is asked about that it is read sooner than a thread has begun."""
+    if len(raw) > _FEW:
+        return False
+    long = (value for row in raw for value in row.values() if not isinstance(value, int | float))
+    return all(len(value if isinstance(value, str) else str(value)) <= _SHORT for value in long)
+
+
+async def _aside(few: bool, work: Callable[[], T]) -> T:
+    """Off the event loop, unless there is little to do."""
+    return work() if few else await anyio.to_thread.run_sync(work)
 
 
 def _told(worker: Predictor, body: dict[str, Any]) -> JSONResponse:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,12 +23,14 @@ from treadle.model.memory import Part, TextModel
 from treadle.model.sampling import Adjusted, Likely, Sampling, likely, sample
 from treadle.model.template import ChatTemplate
 from treadle.serve.constraint import Constraint, Form, Forms
+from treadle.serve.line import Asker, Line
 from treadle.serve.text import TextStream
 from treadle.serve.version import Full, Retired, Version
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "error", "late", "refused"]
 _CHUNK = 512  # prompt tokens that are read at once, so that a long prompt does not hold up the answers under way
 _ALL = 2048  # and where none is under way
+_WRITTEN = 2  # what a token that is written counts beside one that is read, where keys share
 _ALONE = 2  # answers under way up to which tokens are guessed and read with the last one
 _log = logging.getLogger("treadle.serve")
 
@@ -77,6 +77,7 @@ class Answer:
     seed: int
     stream: TextStream
     deliver: Callable[[Piece], None]
+    asker: Asker = field(default_factory=Asker)
     adjusted: Adjusted | None = None
     constraint: Constraint | None = None
     tokens: int = 0
@@ -94,6 +95,8 @@ class Answer:
     generator: torch.Generator = field(default_factory=torch.Generator)
     lookup: Lookup = field(default_factory=Lookup)
     cancelled: bool = False
+    refused: Full | None = None
+    """What to tell whoever asked, where another took its place in line."""
 
     def cancel(self) -> None:
         """Free the slot within a step; a piece with the reason ``cancelled`` is the last."""
@@ -101,7 +104,7 @@ class Answer:
 
 
 class Engine:
-    """A model with ``slots`` places, and a queue of at most ``queue`` answers for which none is free."""
+    """A model with ``slots`` places, and a line of at most ``queue`` answers for which none is free."""
 
     def __init__(
         self, model: TextModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int,
@@ -110,11 +113,11 @@ class Engine:
         """``template`` of a model that was trained on conversations; ``ends``: tokens that end an answer; ``memory``: bytes for
         what it has read, None: as much as all slots may need."""
         self.model, self.tokenizer, self.version, self.template, self.ends = model, tokenizer, version, template, frozenset(ends)
-        self.slots, self.queue = slots, queue
+        self.slots = slots
         self.table = token_bytes(tokenizer, model.vocabulary)
         self._forms = Forms(tokenizer, model.vocabulary, sorted(self.ends))
         self._memory = make_memory(model, slots, memory)
-        self._waiting: deque[Answer] = deque()
+        self._line: Line[Answer] = Line(queue)
         self._active: list[Answer] = []
         self._retired = False
         self._seconds = 1.0  # how long an answer takes, a moving mean
@@ -133,9 +136,11 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._line)
 
-    def prepare(self, prompt: str | Sequence[int], settings: Settings, deliver: Callable[[Piece], None]) -> Answer:
+    def prepare(
+        self, prompt: str | Sequence[int], settings: Settings, deliver: Callable[[Piece], None], asker: Asker | None = None
+    ) -> Answer:
         """Tokens and settings of a new answer; ``prompt`` as ids is taken as it is. Raises ``RequestError`` where the prompt does
         not fit the context, or the form is none."""
         given = [END_ID, *self.tokenizer.encode(prompt, add_special_tokens=False).ids] if isinstance(prompt, str) else list(prompt)
@@ -149,7 +154,7 @@ class Engine:
                 raise RequestError(f"logit_bias: {token} is no token of this model", field="logit_bias", cure=cure)
         tokens, dropped = self._fit(given, settings)
         seed = secrets.randbits(63) if settings.seed is None else settings.seed
-        answer = Answer(tokens, dropped, settings, seed, TextStream(self.table, settings.stops), deliver)
+        answer = Answer(tokens, dropped, settings, seed, TextStream(self.table, settings.stops), deliver, asker or Asker())
         answer.generator.manual_seed(seed)
         if not settings.sampling.plain:
             answer.adjusted = Adjusted(settings.sampling, tokens, self.model.vocabulary)
@@ -173,14 +178,16 @@ class Engine:
 
     def submit(self, answer: Answer) -> None:
         """Put ``answer`` in line. Raises ``Full``, or ``Retired`` if the engine takes no new work."""
+        each = self._seconds / self.slots
         with self._wake:
             if self._retired:
                 raise Retired
-            if len(self._waiting) + len(self._active) >= self.slots + self.queue:
-                wait = self._seconds * (len(self._waiting) + 1) / self.slots
-                raise Full(len(self._waiting), min(60, max(1, math.ceil(wait))))
-            self._waiting.append(answer)
+            put_out = self._line.join(answer, max(0, self.slots - len(self._active)), each)
+            if put_out is not None:
+                put_out.refused = self._line.full(each)
             self._wake.notify()
+        if put_out is not None:
+            self._end(put_out, "refused", "")
 
     def retire(self) -> None:
         """Take no new work; finish what there is, then let the thread end."""
@@ -192,7 +199,7 @@ class Engine:
         """Cancel everything, and wait for the thread's end."""
         with self._wake:
             self._retired = True
-            for answer in (*self._waiting, *self._active):
+            for answer in (*self._line, *self._active):
                 answer.cancel()
             self._wake.notify()
         self._thread.join()
@@ -217,24 +224,25 @@ class Engine:
     def _take(self) -> bool:
         """Wait for work and give waiting answers the free slots, lowest first; False when all is done and no more will come."""
         with self._wake:
-            while not self._waiting and not self._active:
+            while not self._line and not self._active:
                 if self._retired:
                     return False
                 self._wake.wait()
-            gone = [answer for answer in self._waiting if answer.cancelled]
-            free = sorted(set(range(self.slots)) - {answer.slot for answer in self._active})
+            gone = [answer for answer in self._line if answer.cancelled or answer.asker.late]
             for answer in gone:
-                self._waiting.remove(answer)
-            while self._waiting and free:
-                known = self._memory.admit(free[0], self._waiting[0].prompt, self._most(self._waiting[0]))
+                self._line.leave(answer)
+            free = sorted(set(range(self.slots)) - {answer.slot for answer in self._active})
+            while free and (first := self._line.next()):
+                known = self._memory.admit(free[0], first.prompt, self._most(first))
                 if known is None:
                     break
-                answer = self._waiting.popleft()
-                answer.slot, answer.read, answer.known = free.pop(0), known, known
-                answer.lookup.push(answer.prompt)
-                self._active.append(answer)
+                self._line.begin(first)
+                self._line.charge(first.asker, len(first.prompt) - known)
+                first.slot, first.read, first.known = free.pop(0), known, known
+                first.lookup.push(first.prompt)
+                self._active.append(first)
         for answer in gone:
-            self._end(answer, "cancelled", "")
+            self._end(answer, "cancelled" if answer.cancelled else "late", "")
         return True
 
     def _most(self, answer: Answer) -> int:
@@ -243,8 +251,8 @@ class Engine:
 
     def _step(self) -> None:
         """One token or more for every answer under way, together with a piece of each new prompt while there is room."""
-        for answer in [answer for answer in self._active if answer.cancelled]:
-            self._end(answer, "cancelled", "")
+        for answer in [answer for answer in self._active if answer.cancelled or answer.asker.late]:
+            self._end(answer, "cancelled" if answer.cancelled else "late", "")
         work = []
         writing = [answer for answer in self._active if answer.read == len(answer.prompt)]
         for answer in writing:
@@ -257,16 +265,33 @@ class Engine:
                 answer.read += len(piece)
                 room -= len(piece)
                 work.append((answer, Part(answer.slot, piece, int(answer.read == len(answer.prompt)))))
-        if not work:
-            return
-        rows = iter(self._read([part for _, part in work]))
-        for answer, part in work:
-            scores = [next(rows) for _ in range(part.asked)]
+        for answer, part, scores in self._scores(work):
             if scores:
                 self._follow(answer, part.tokens[-part.asked :], scores)
 
     def _read(self, parts: list[Part]) -> Tensor:
         return self._memory.read_parts(self.model, parts)
+
+    def _scores(self, work: list[tuple[Answer, Part]]) -> list[tuple[Answer, Part, list[Tensor]]]:
+        """The scores that each part asks for. Where that fails for all together, as for want of memory, each is read alone, and
+        those for which it fails again are given up."""
+        if not work:
+            return []
+        before = [self._memory.lengths[part.slot] for _, part in work]
+        try:
+            rows = iter(self._read([part for _, part in work]))
+            return [(answer, part, [next(rows) for _ in range(part.asked)]) for answer, part in work]
+        except Exception:
+            _log.exception("a step of version %s failed; its answers are read one by one", self.version.number)
+        found = []
+        for (answer, part), length in zip(work, before, strict=True):
+            try:
+                self._memory.go_back(part.slot, length)
+                found.append((answer, part, list(self._read([part]))))
+            except Exception:
+                _log.exception("an answer of version %s failed and is given up", self.version.number)
+                self._end(answer, "error", "")
+        return found
 
     def _guess(self, answer: Answer) -> list[int]:
         """Tokens that may follow the last one, so few that all of them fit."""
@@ -319,6 +344,7 @@ class Engine:
     def _push(self, answer: Answer, token: int) -> None:
         answer.last = token
         answer.tokens += 1
+        self._line.charge(answer.asker, _WRITTEN)
         for kept in (answer.adjusted, answer.constraint):
             if kept is not None:
                 kept.push(token)
@@ -330,6 +356,7 @@ class Engine:
             if answer in self._active:
                 self._active.remove(answer)
                 self._memory.release(answer.slot)
+                self._line.end(answer.asker)
         if reason in ("stop", "length"):
             self._seconds += 0.2 * (time.monotonic() - answer.started - self._seconds)
         _deliver(answer, text, reason, about)

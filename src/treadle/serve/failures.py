@@ -15,7 +15,7 @@ _log = logging.getLogger("treadle.serve")
 _CODES = {
     400: "invalid_value", 401: "invalid_api_key", 403: "scope_missing", 404: "not_found", 405: "method_not_allowed", 408: "timeout",
     409: "conflict", 413: "body_too_large", 415: "unsupported_media_type", 421: "misdirected_request", 429: "queue_full",
-    500: "internal_error", 503: "unavailable",
+    500: "internal_error", 503: "unavailable", 504: "deadline_exceeded",
 }
 
 

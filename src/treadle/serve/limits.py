@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 import anyio.to_thread
 
 from treadle.core.errors import RequestError, UserError
+from treadle.serve.line import Asker
 from treadle.spec import access
 from treadle.store.keys import Key, Use
 from treadle.store.ledger import Ledger
@@ -75,14 +76,23 @@ def check_prices(ledger: Ledger, price: access.Price) -> None:
 
 @dataclass
 class Taken:
-    """What one request has taken so far."""
+    """Whose request it is, with which share beside others, and what it has taken so far."""
 
+    key: str = ""
+    weight: float = 1.0
     tokens: int = 0
     predictions: int = 0
     answered: bool = False
 
 
 _taken: ContextVar[Taken | None] = ContextVar("taken", default=None)
+
+
+def asker(priority: int | None, seconds: float | None) -> Asker:
+    """Who asks the request at hand, whose answer is in vain ``seconds`` from now; None: it never is."""
+    taken = _taken.get() or Taken()
+    until = math.inf if seconds is None else time.monotonic() + seconds
+    return Asker(taken.key, taken.weight, priority or 0, until)
 
 
 def charge(*, tokens: int = 0, predictions: int = 0) -> None:
@@ -129,10 +139,11 @@ class Accounts:
         if account.day != (day := _today()):
             found = await anyio.to_thread.run_sync(self._ledger.use_on, day)
             account.know(day, found.get(key.name, Use()))
-        self._check(key, account, self._limits.model_copy(update=dict(key.limits)))
+        limits = self._limits.model_copy(update=dict(key.limits))
+        self._check(key, account, limits)
         account.requests.add(1)
         account.under_way += 1
-        taken = Taken()
+        taken = Taken(key.name, limits.weight or 1.0)
         token = _taken.set(taken)
         try:
             yield taken

@@ -138,7 +138,7 @@ def prediction_rows(
 async def until_done(future: Any, seconds: float = 120.0) -> Any:
     """The future's result, off the event loop. Raises ``RequestError`` where it was given up or takes too long."""
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+        return await (future if asyncio.isfuture(future) else asyncio.wait_for(asyncio.wrap_future(future), seconds))
     except asyncio.CancelledError:
         raise RequestError("the server is stopping", status=503, cure="ask again when it is back") from None
     except TimeoutError:

@@ -1,13 +1,15 @@
-"""One version of a model of records at work: a thread that answers all that waits together, as one batch."""
+"""One version of a model of records at work: it answers all that waits together, as one batch."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,10 +20,15 @@ from treadle.data.schema import Schema
 from treadle.data.table import Table
 from treadle.model.generate import generation_threads
 from treadle.model.network import Network
-from treadle.serve.version import Full, Retired, Version
+from treadle.serve.line import Asker, Late, Line
+from treadle.serve.version import Retired, Version
 
 ROWS = 256
 """Most records that are answered together."""
+QUICK = 0.003
+"""Seconds of computing up to which a batch is computed on the event loop: then handing it to a thread and back costs more, since
+the two take turns at the interpreter, up to 5 ms each time."""
+_QUICK_ROWS = 64  # most of such a batch
 _log = logging.getLogger("treadle.serve")
 
 Row = Mapping[str, Any]
@@ -30,14 +37,25 @@ Prediction = dict[str, dict[str, Any]]
 """Head's name -> its answer."""
 
 
+@dataclass(eq=False)
+class _Asked:
+    """A request, and where its answers go."""
+
+    rows: Sequence[Row]
+    future: Future[list[Prediction]] | asyncio.Future[list[Prediction]]
+    asker: Asker
+
+
 class Predictor:
     """A network with a queue of at most ``queue`` requests. While a batch is computed the next requests gather, so batches grow
-    with the load and a lone request waits for no one."""
+    with the load and a lone request waits for no one. A thread computes; of a ``quick`` model, ``answer`` does without it."""
 
     def __init__(self, network: Network, schema: Schema, version: Version, queue: int) -> None:
-        self.network, self.schema, self.version, self.queue = network, schema, version, queue
-        self._waiting: deque[tuple[Sequence[Row], Future[list[Prediction]]]] = deque()
+        self.network, self.schema, self.version = network, schema, version
+        self._line: Line[_Asked] = Line(max(1, queue))
+        self._gathered: list[_Asked] = []  # of the event loop alone
         self._active = 0
+        self._cost = math.inf  # seconds of computing for a batch, a moving mean
         self._seconds = 0.05  # how long a batch takes, a moving mean
         self._retired = False
         self._wake = threading.Condition()
@@ -52,18 +70,38 @@ class Predictor:
     @property
     def waiting(self) -> int:
         """Requests in line."""
-        return len(self._waiting)
+        return len(self._line) + len(self._gathered)
 
-    def submit(self, rows: Sequence[Row]) -> Future[list[Prediction]]:
+    @property
+    def quick(self) -> bool:
+        """Whether its batches have been computed within ``QUICK`` of late."""
+        return self._cost <= QUICK
+
+    def submit(self, rows: Sequence[Row], asker: Asker | None = None) -> Future[list[Prediction]]:
         """Put ``rows`` in line; one prediction for each. Raises ``Full``, or ``Retired`` if it takes no new work."""
         future: Future[list[Prediction]] = Future()
         with self._wake:
             if self._retired:
                 raise Retired
-            if len(self._waiting) >= max(1, self.queue):
-                raise Full(len(self._waiting), max(1, round(self._seconds * len(self._waiting))))
-            self._waiting.append((rows, future))
+            put_out = self._line.join(_Asked(rows, future, asker or Asker()), -len(self._gathered), self._seconds)
             self._wake.notify()
+        if put_out is not None:
+            _fail(put_out, self._line.full(self._seconds))
+        return future
+
+    def answer(self, rows: Sequence[Row], asker: Asker | None = None) -> asyncio.Future[list[Prediction]]:
+        """As ``submit``, on the event loop that it is called from: what comes in one turn of the loop is one batch. For few rows of
+        a ``quick`` model."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Prediction]] = loop.create_future()
+        with self._wake:
+            if self._retired:
+                raise Retired
+            if self.waiting >= self._line.most:
+                raise self._line.full(self._seconds)
+            if not self._gathered:
+                loop.call_soon(self._answer_gathered)
+            self._gathered.append(_Asked(rows, future, asker or Asker()))
         return future
 
     def retire(self) -> None:
@@ -76,49 +114,94 @@ class Predictor:
         """Cancel what waits, and wait for the thread's end."""
         with self._wake:
             self._retired = True
-            for _, future in self._waiting:
-                future.cancel()
+            for asked in self._line:
+                asked.future.cancel()
             self._wake.notify()
         self._thread.join()
 
     @property
     def done(self) -> bool:
         """Whether a retired predictor has finished."""
-        return not self._thread.is_alive()
+        return not self._thread.is_alive() and not self._gathered
+
+    def _answer_gathered(self) -> None:
+        taken, count = list[_Asked](), 0
+        while self._gathered and (not taken or count + len(self._gathered[0].rows) <= _QUICK_ROWS):
+            taken.append(self._gathered.pop(0))
+            count += len(taken[-1].rows)
+        if self._gathered:
+            asyncio.get_running_loop().call_soon(self._answer_gathered)
+        if torch.get_num_threads() != (threads := generation_threads(self.network)):
+            torch.set_num_threads(threads)  # of this thread alone
+        self._compute([asked for asked in taken if not asked.future.done()])
 
     def _work(self) -> None:
         torch.set_num_threads(generation_threads(self.network))  # of this thread alone
         while taken := self._take():
-            start = time.monotonic()
             try:
-                found = predict(self.network, self.schema, [row for rows, _ in taken for row in rows])
-            except Exception as error:
-                _log.exception("version %s failed at a batch; its requests are given up", self.version.number)
-                for _, future in taken:
-                    future.set_exception(_failed(error))
-                continue
+                self._compute(taken)
             finally:
                 self._active = 0
-            self._seconds += 0.2 * (time.monotonic() - start - self._seconds)
-            for rows, future in taken:
-                future.set_result(found[: len(rows)])
-                found = found[len(rows) :]
+                with self._wake:
+                    for asked in taken:
+                        self._line.end(asked.asker)
 
-    def _take(self) -> list[tuple[Sequence[Row], Future[list[Prediction]]]]:
+    def _compute(self, taken: Sequence[_Asked]) -> None:
+        """Answer them together; where that fails, as for want of memory, one by one, so that what is at fault fails alone."""
+        if not taken:
+            return
+        start, spent = time.monotonic(), time.thread_time()
+        try:
+            found = predict(self.network, self.schema, [row for asked in taken for row in asked.rows])
+        except Exception as error:
+            _log.exception("version %s failed at a batch of %s requests", self.version.number, len(taken))
+            if len(taken) == 1:
+                _fail(taken[0], _failed(error))
+                return
+            for asked in taken:
+                self._compute([asked])
+            return
+        spent = time.thread_time() - spent
+        self._cost = spent if math.isinf(self._cost) else self._cost + 0.2 * (spent - self._cost)
+        self._seconds += 0.2 * (time.monotonic() - start - self._seconds)
+        for asked in taken:
+            if not asked.future.done():
+                asked.future.set_result(found[: len(asked.rows)])
+            found = found[len(asked.rows) :]
+
+    def _take(self) -> list[_Asked]:
         """Wait for work and take as much of it as one batch holds, one request at least; nothing when no more will come."""
-        with self._wake:
-            while True:
-                taken: list[tuple[Sequence[Row], Future[list[Prediction]]]] = []
-                count = 0
-                while self._waiting and (not taken or count + len(self._waiting[0][0]) <= ROWS):
-                    request = self._waiting.popleft()
-                    if request[1].set_running_or_notify_cancel():
-                        taken.append(request)
-                        count += len(request[0])
-                if taken or (self._retired and not self._waiting):
-                    self._active = len(taken)
-                    return taken
-                self._wake.wait()
+        while True:
+            late, taken, count = list[_Asked](), list[_Asked](), 0
+            with self._wake:
+                while asked := self._line.next():
+                    if asked.asker.late or asked.future.cancelled():
+                        self._line.leave(asked)
+                        late.append(asked)
+                        continue
+                    if taken and count + len(asked.rows) > ROWS:
+                        break
+                    self._line.begin(asked)
+                    self._line.charge(asked.asker, len(asked.rows))
+                    if isinstance(asked.future, Future):
+                        asked.future.set_running_or_notify_cancel()
+                    taken.append(asked)
+                    count += len(asked.rows)
+                self._active = len(taken)
+                if not taken and not late:
+                    if self._retired:
+                        return []
+                    self._wake.wait()
+            for asked in late:
+                _fail(asked, Late())
+            if taken:
+                return taken
+
+
+def _fail(asked: _Asked, error: RequestError) -> None:
+    """Say so to whoever waits for it, if anyone does."""
+    if not asked.future.done():
+        asked.future.set_exception(error)
 
 
 def _failed(error: Exception) -> RequestError:

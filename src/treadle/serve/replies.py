@@ -22,9 +22,11 @@ from treadle.serve.failures import error_object, failure
 from treadle.serve.filing import Filer
 from treadle.serve.forms import ReplyForm, Told
 from treadle.serve.limits import charge
+from treadle.serve.line import Late
 from treadle.serve.monitor import Monitor
 from treadle.serve.schema import Asking, StreamOptions
 
+_FAILED = ("error", "cancelled", "late", "refused")
 _log = logging.getLogger("treadle.serve")
 
 
@@ -69,6 +71,8 @@ class Reply:
                 index, piece = await self._pieces.get()
                 if piece.finish_reason is not None:
                     left.discard(index)
+                    if self._reason(index) in _FAILED:  # one answer is missing, so the others are in vain
+                        self._cancel()
                     await asyncio.shield(asyncio.create_task(self._file(index)))
                 yield index, piece
         finally:
@@ -89,9 +93,12 @@ class Reply:
                 await self._file(index)
 
     async def _file(self, index: int) -> None:
-        """Count an answer and write it to the ledger, off the event loop. It is not withheld if that fails."""
+        """Count an answer and write it to the ledger, off the event loop. It is not withheld if that fails. One whose place in line
+        another took is counted alone: it was refused, not answered."""
         answer, monitor = self._filed[index].answer, self._monitor
         monitor.answers.labels(self._reason(index)).inc()
+        if answer.refused is not None:
+            return
         monitor.tokens.labels("prompt").inc(len(answer.prompt))
         monitor.tokens.labels("known").inc(answer.known)
         monitor.tokens.labels("answer").inc(answer.tokens)
@@ -113,6 +120,11 @@ class Reply:
     def error(self) -> RequestError | None:
         """Why there is no whole answer, if so."""
         reasons = [self._reason(index) for index in range(len(self._filed))]
+        refused = next((one.answer.refused for one in self._filed if one.answer.refused), None)
+        if refused is not None:
+            return refused
+        if "late" in reasons:
+            return Late()
         if "error" in reasons:
             return RequestError("the model failed at this answer", status=500, cure="ask again; the server's log says why")
         if "cancelled" in reasons:
@@ -148,14 +160,16 @@ class Reply:
         asked, written = self._request.stream_options or StreamOptions(), [0] * len(self._filed)
         extra: dict[str, Any] = {"usage": None} if asked.include_usage else {}
         held = [("", list[Likely]()) for _ in self._filed]
-        for index in range(len(self._filed)):
-            if opening := self._form.begin(index):
-                yield self._object(self._form.streamed, [opening | self._own(index)]) | extra
+        opened = False
         async with aclosing(self.pieces(receive)) as pieces:
             async for index, piece in pieces:
                 if piece.finish_reason is not None and (error := self._failed(index)):
                     yield {"error": error_object(error)}
                     return
+                for place in range(len(self._filed)) if not opened else ():
+                    if opening := self._form.begin(place):
+                        yield self._object(self._form.streamed, [opening | self._own(place)]) | extra
+                opened = True
                 written[index] = piece.tokens
                 if asked.continuous_usage_stats:
                     extra = {"usage": self.usage(written)}
@@ -169,7 +183,7 @@ class Reply:
             yield self._object(self._form.streamed, []) | {"usage": self.usage(written)}
 
     def _failed(self, index: int) -> RequestError | None:
-        return self.error() if self._reason(index) in ("error", "cancelled") else None
+        return self.error() if self._reason(index) in _FAILED else None
 
 
 class _EventStream(Response):
@@ -183,13 +197,22 @@ class _EventStream(Response):
         self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        """The status is sent with the first piece: what fails before is an error like any other."""
+        begun = False
 
         async def event(data: str) -> None:
             await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
 
         async with aclosing(self._reply.events(receive)) as events:
             async for value in events:
+                if not begun and "error" in value:
+                    error = self._reply.error()
+                    assert error is not None
+                    await failure(error)(scope, receive, send)
+                    return
+                if not begun:
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    begun = True
                 await event(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
         if self._reply.error() is None:
             await event("[DONE]")

@@ -68,7 +68,16 @@ class StructuredOutputs(Request):
         return ("regex", self.regex) if self.regex is not None else ("choice", self.choice)
 
 
-class Asking(Request):
+class Pressing(Request):
+    """How pressing a request is, where requests wait."""
+
+    priority: int | None = Field(default=None, ge=0, le=1000)
+    """What has a lower number is answered earlier; 0 where left out, so that one who is in no hurry can let others go first."""
+    timeout: float | None = Field(default=None, gt=0, le=86_400)
+    """Seconds after which the answer is in vain: it is given up then, and answered 504."""
+
+
+class Asking(Pressing):
     """What a completion and a chat have in common. null is the same as leaving a field out."""
 
     model: str
@@ -241,7 +250,7 @@ class ChatRequest(Asking):
 Columns = dict[Annotated[str, Field(max_length=200)], Any]
 
 
-class PredictRequest(Request):
+class PredictRequest(Pressing):
     """POST /v1/predict: records to be answered about."""
 
     model: str | None = None
@@ -256,7 +265,7 @@ class PredictRequest(Request):
         return [self.inputs] if isinstance(self.inputs, dict) else self.inputs
 
 
-class EmbeddingRequest(Request):
+class EmbeddingRequest(Pressing):
     """POST /v1/embeddings: OpenAI's fields."""
 
     model: str

@@ -27,6 +27,8 @@ class Limits(Section):
     """Tokens of prompts and answers, per day (UTC); of ``/v1/predict``, records."""
     money_per_day: float | None = Field(default=None, gt=0)
     """What answers may cost per day (UTC), in ``plan.currency``; needs ``serve.price``."""
+    weight: float | None = Field(default=None, gt=0)
+    """The key's share beside other keys' where requests of several wait: one of 2 has twice as much as one of 1. None: 1."""
 
 
 class Price(Section):

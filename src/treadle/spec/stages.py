@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from treadle.spec.access import Limits, Lockout, Price, Timeouts, Tls
-from treadle.spec.fields import Bound, Budget, Count, Fraction, Section, Size
+from treadle.spec.fields import Bound, Budget, Count, Duration, Fraction, Section, Size
 
 Metric = Annotated[str, Field(pattern=r"^([^.]+\.)?[a-z_0-9@]+$")]
 
@@ -59,6 +59,9 @@ class Serve(Section):
     always. None: a quarter of what is free when a version is loaded."""
     queue: int = Field(default=64, ge=0)
     """Requests that may wait; more are answered 429."""
+    deadline: Annotated[Duration, Field(gt=0)] | None = None
+    """Seconds from a request to the end of its answer; what is not done by then is given up and answered 504. A request's
+    ``timeout`` may set an earlier end. None: as long as it takes."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest answer that a request may ask for."""
     max_body: Size | None = None
