@@ -10,20 +10,19 @@ which is counted at the end. Clients run in a process of their own on the same m
 from __future__ import annotations
 
 import argparse
+import asyncio
 import csv
 import json
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from raw_http import Line, request, run, serve
 from side_by_side import heading
 
 from treadle.core.project import load_project
@@ -45,51 +44,36 @@ def records(url: str) -> list[dict[str, str]]:
     return [{column: row[column] for column in wanted} for row in rows]
 
 
-def client(address: tuple[str, int], bodies: list[bytes], until: float, seconds: list[float]) -> None:
+async def client(url: str, requests: list[bytes], until: float, seconds: list[float]) -> None:
     """Ask one record after the other; adds how long each took."""
-    with socket.create_connection(address) as line:
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        place = 0
-        while time.perf_counter() < until:
-            start = time.perf_counter()
-            line.sendall(bodies[place % len(bodies)])
-            found = line.recv(65536)
-            while b"\r\n\r\n" not in found:
-                found += line.recv(65536)
-            head, _, body = found.partition(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-            while len(body) < length:
-                body += line.recv(65536)
-            assert head.startswith(b"HTTP/1.1 200"), found[:500]
-            seconds.append(time.perf_counter() - start)
-            place += 1
+    line, place = await Line.open(url), 0
+    while time.perf_counter() < until:
+        start = time.perf_counter()
+        status, body = await line.ask(requests[place % len(requests)])
+        assert status == 200, body[:500]
+        seconds.append(time.perf_counter() - start)
+        place += 1
+    line.close()
 
 
-def load(url: str, clients: int, length: float) -> None:
+async def load(url: str, clients: int, length: float) -> None:
     """One measurement, printed as JSON."""
-    where = urlsplit(url)
-    assert where.hostname is not None
-    assert where.port is not None
-    bodies = []
-    for record in records(url)[:100]:
-        body = json.dumps({"inputs": record}).encode()
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        bodies.append(f"{head}\r\n\r\n".encode() + body)
+    requests = [request("/v1/predict", {"inputs": record}) for record in records(url)[:100]]
     seconds: list[list[float]] = [[] for _ in range(clients)]
-    until = time.perf_counter() + length
-    threads = [
-        threading.Thread(target=client, args=((where.hostname, where.port), bodies[n:] + bodies[:n], until, seconds[n]))
-        for n in range(clients)
-    ]
     start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    every = sorted(second for one in seconds for second in one)
+    await asyncio.gather(*(client(url, requests[n:] + requests[:n], start + length, seconds[n]) for n in range(clients)))
     spent = time.perf_counter() - start
+    every = sorted(second for one in seconds for second in one)
     found = {"rate": len(every) / spent, "p50": every[len(every) // 2], "p99": every[int(0.99 * len(every))], "count": len(every)}
     print(json.dumps(found))
+
+
+def credit_risk(folder: Path) -> None:
+    """The recipe's project with the network of the whole recipe, trained for a moment on its sample."""
+    shutil.copytree(RECIPES / "credit-risk", folder)
+    shutil.copy(folder / "sample.yaml", folder / "treadle.yaml")
+    settings = ["--set", "model.trunk.mlp.width=256", "--set", "train.budget=1 epochs", "--set", "evaluate.gate={}"]
+    subprocess.run([sys.executable, "-m", "treadle", "run", "-f", str(folder), *settings], check=True, stdout=sys.stderr)
 
 
 def main() -> None:
@@ -100,19 +84,12 @@ def main() -> None:
     parser.add_argument("--load", metavar="URL", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.load:
-        load(given.load, given.clients, given.seconds)
+        run(load(given.load, given.clients, given.seconds))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "credit-risk"
-        treadle = [sys.executable, "-m", "treadle"]
-        shutil.copytree(RECIPES / "credit-risk", folder)
-        shutil.copy(folder / "sample.yaml", folder / "treadle.yaml")
-        settings = ["--set", "model.trunk.mlp.width=256", "--set", "train.budget=1 epochs", "--set", "evaluate.gate={}"]
-        subprocess.run([*treadle, "run", "-f", str(folder), *settings], check=True, stdout=sys.stderr)
-        command = [*treadle, "serve", "-f", str(folder), "--port", "0"]
-        server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        assert server.stderr is not None
-        url = next(line for line in server.stderr if " at http://" in line).rpartition(" at ")[2].strip()
+        credit_risk(folder)
+        server, url = serve(folder)
         words = [sys.executable, __file__, "--clients", str(given.clients), "--load", url, "--seconds"]
         subprocess.run([*words, "1"], check=True, stdout=subprocess.DEVNULL)
         ledger = Ledger(load_project(folder).store)

@@ -111,6 +111,26 @@ def test_headers_that_trickle_are_cut_off(serve: Start, connect: Callable[[Any],
     assert 0.9 < seconds < 8
 
 
+@pytest.mark.parametrize("body", [b"", b"xx"])
+def test_a_connection_is_kept_for_a_while_and_then_closed_without_a_word(until: Callable[..., None], body: bytes) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    asked = head("GET", "/", f"content-length: {len(body)}")  # whose body the answer does not wait for
+    with served(app, Timeouts(headers=0.2, idle=1.0)) as (address, server), socket.create_connection(address) as client:
+        for _ in range(2):
+            client.sendall(asked)
+            found = client.recv(1000)
+            client.sendall(body)
+            time.sleep(0.6)  # longer than headers may take, once they have begun
+            assert found.endswith(b"ok")
+        start = time.monotonic()
+        assert client.recv(1000) == b""
+        assert time.monotonic() - start < 5
+        until(lambda: not server.server_state.connections)
+
+
 def test_headers_that_trickle_in_a_second_request_are_cut_off(serve: Start, connect: Callable[[Any], socket.socket]) -> None:
     connection = connect(serve(*PATIENT))
     connection.sendall(head("GET", "/healthz"))

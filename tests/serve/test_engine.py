@@ -325,6 +325,28 @@ def test_a_failing_step_gives_up_its_answers_and_no_others(make: Callable[..., A
     assert ask("x")[1] == "length"
 
 
+@pytest.mark.parametrize("pages", [True, False])
+def test_a_step_that_fails_behind_its_reading_is_read_again_from_where_it_began(
+    make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch, pages: bool
+) -> None:
+    if not pages:
+        monkeypatch.setattr("treadle.model.generate.paged_memory", lambda *_: None)
+    ask, real, failed = make(), Engine._read, list[int]()
+    alone = [ask(prompt) for prompt in PROMPTS[:3]]
+
+    def read(engine: Engine, parts: list[Any]) -> torch.Tensor:
+        scores = real(engine, parts)
+        if len(parts) > 1:
+            failed.append(len(parts))
+            raise RuntimeError("out of memory")
+        return scores
+
+    monkeypatch.setattr(Engine, "_read", read)
+    started = [ask.start(prompt) for prompt in PROMPTS[:3]]
+    assert [ask.finish(pieces) for _, pieces in started] == alone
+    assert len(failed) > 5
+
+
 def test_an_answer_that_no_one_waits_for_is_cancelled(make: Callable[..., Ask], until: Callable[..., None]) -> None:
     ask = make()
 

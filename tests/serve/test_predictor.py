@@ -107,6 +107,7 @@ def test_it_is_bounded_as_the_thread_is_and_a_failure_or_a_client_that_left_harm
         made.retire()
         with pytest.raises(Retired):
             made.answer(row)
+        made._thread.join()
         assert not made.done
         assert len(await last) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any, cast
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -15,6 +16,7 @@ from treadle.spec.access import Timeouts
 
 HEAD = 65_536
 """Most bytes from a request's first to the end of its headers."""
+_JOINED = 65_536  # bytes that are written at once in any case
 
 
 class Deadline:
@@ -58,6 +60,35 @@ class Deadline:
         act()
 
 
+class Joined:
+    """A transport that joins what is written in one turn of the event loop: a response's head and body go out together."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+        self._loop, self._transport = loop, transport
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > _JOINED:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        parts, self._parts, self._size = self._parts, [], 0
+        if parts and not self._transport.is_closing():
+            self._transport.write(b"".join(parts))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, with an end to its patience and to the length of what it listens to.
 
@@ -69,14 +100,19 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, Joined(self.loop, transport))
         self._asking, self._reading = Deadline(self.loop), Deadline(self.loop)
         self._head = 0  # bytes of the request whose headers are not complete
         self._whole = True  # nothing of a request's body is owed
+        self._idle = False  # a request was answered, and of the next there is nothing yet
         self._answered: RequestResponseCycle | None = None  # the request at hand; ``cycle`` is the newest, which may wait behind it
-        self._wait_for_headers()
+        self._asking.set(self.timeouts.headers, self._no_headers)
 
     def data_received(self, data: bytes) -> None:
         """Beyond uvicorn's: no more than ``HEAD`` bytes without the end of the headers."""
+        if self._idle:
+            self._idle = False
+            self._asking.set(self.timeouts.headers, self._no_headers)
         self._head += len(data)
         super().data_received(data)
         if self._head > HEAD and not self.transport.is_closing():
@@ -96,7 +132,7 @@ class Connection(HttpToolsProtocol):
         self._head, self._whole = 0, True
         self._asking.clear()
         if self.cycle.response_complete:
-            self._wait_for_headers()
+            self._wait()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered = cycle
@@ -105,7 +141,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._whole and self.cycle.response_complete:
-            self._wait_for_headers()
+            self._wait()
 
     def eof_received(self) -> None:
         """The client says that it sends nothing more. It is taken as gone, lest a half-closed connection hold a slot."""
@@ -129,8 +165,13 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(RequestError(msg, cure="send HTTP/1.1"))
 
-    def _wait_for_headers(self) -> None:
-        self._asking.set(self.timeouts.headers, self._no_headers)
+    def _wait(self) -> None:
+        """For the next request, of which something may be there already."""
+        self._idle = not self._head
+        if self._idle:
+            self._asking.set(self.timeouts.idle, self.transport.close)
+        else:
+            self._asking.set(self.timeouts.headers, self._no_headers)
 
     def _no_headers(self) -> None:
         if self.transport.is_closing():

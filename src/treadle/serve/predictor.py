@@ -165,8 +165,7 @@ class Predictor:
         self._cost = spent if math.isinf(self._cost) else self._cost + 0.2 * (spent - self._cost)
         self._seconds += 0.2 * (time.monotonic() - start - self._seconds)
         for asked in taken:
-            if not asked.future.done():
-                asked.future.set_result(found[: len(asked.rows)])
+            asked.future.set_result(found[: len(asked.rows)])
             found = found[len(asked.rows) :]
 
     def _take(self) -> list[_Asked]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import math
 import socket
 import ssl
 import time
@@ -86,10 +87,12 @@ def run_server(
 
 def configure(app: ASGIApp, settings: Serve | None = None, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
     """uvicorn's settings. It writes no access log: a server that keeps text only with consent keeps no trace of who asked."""
-    patient = type("Patient", (Connection,), {"timeouts": (settings or Serve()).timeouts})
+    timeouts = (settings or Serve()).timeouts
+    patient = type("Patient", (Connection,), {"timeouts": timeouts})
     return uvicorn.Config(
         SecurityHeaders(app), http=patient, ws="none", lifespan="off", loop="auto", log_config=None, access_log=False,
         proxy_headers=False, server_header=False, timeout_graceful_shutdown=_FLUSH,
+        timeout_keep_alive=math.ceil(timeouts.idle),
         ssl_context_factory=(lambda *_: tls) if tls else None,
     )
 

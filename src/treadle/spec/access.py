@@ -61,9 +61,12 @@ class Timeouts(Section):
     """How long a client may take (seconds). A slower one is cut off, however much trickles in, so that it holds no place."""
 
     headers: _Seconds = 10.0
-    """To a request's last header, from the connection's opening or the answer before; then 408."""
+    """To a request's last header, from the connection's opening or its own first byte; then 408."""
     body: _Seconds = 120.0
     """From there to the body's last byte; then 408."""
+    idle: _Seconds = 75.0
+    """From an answer to the next request's first byte; then the connection is closed. Longer than clients and proxies keep theirs
+    for, lest it is closed in the very moment in which they ask again."""
     reading: _Seconds = 60.0
     """While what was written for it waits and it takes next to nothing of that; then the connection is closed."""
 
