@@ -195,7 +195,7 @@ def test_what_is_late_or_was_taken_back_is_not_computed_and_keys_take_turns(
     while not made.active:
         time.sleep(0.001)
     asked = [made.submit([rows[1]], Asker("much")), made.submit([rows[2]], Asker("much", until=time.monotonic())),
-             made.submit([rows[3]], Asker("much")), made.submit([rows[4]], Asker("little")), made.submit([rows[5]], Asker("much"))]
+             made.submit([rows[3]], Asker("much")), made.submit([rows[5]], Asker("much")), made.submit([rows[4]], Asker("little"))]
     asked[2].cancel()
     hold.set()
     with pytest.raises(Late):

@@ -128,6 +128,7 @@ def test_a_key_that_asks_much_does_not_hold_up_the_others(
     # What a written token counts is 2: the first answer 800, beside which two of 300 are little; with a weight of 4 it is 200
     # alone, and those of 20 tokens 10 each.
     assert [place for place, name in enumerate(order) if name == "little"] == ([1, 2] if weight == 1 else [1, 7])
+    until(lambda: not running.live.worker._line._served)  # with no one here, no one is ahead
 
 
 @pytest.mark.usefixtures("pace")
@@ -149,6 +150,20 @@ def test_who_fills_the_queue_makes_room_for_another_key(
     assert "all slots are taken" in put_out.json()["error"]["message"]
     assert site.ledger.totals()["answers"] == 4
     assert 'treadle_answers_total{finish_reason="refused"} 1.0' in running.client.get("/metrics").text
+
+
+@pytest.mark.usefixtures("pace")
+def test_where_one_of_several_answers_is_put_out_the_others_are_in_vain(
+    serve: Serve, pool: ThreadPoolExecutor, until: Callable[..., None], site: Any
+) -> None:
+    greedy, modest = site.ledger.add_key("greedy"), site.ledger.add_key("modest")
+    running = serve("serve.slots=1", "serve.queue=2")
+    asked = pool.submit(post, running, greedy, n=3)
+    until(lambda: running.live.busy == 3)
+    start = time.monotonic()
+    assert post(running, modest, max_tokens=4).status_code == 200
+    assert asked.result().status_code == 429
+    assert time.monotonic() - start < 5  # one answer takes 10
 
 
 def test_one_answer_for_which_memory_is_short_fails_alone(
