@@ -9,26 +9,22 @@ import ctypes
 import hashlib
 import os
 import shlex
-import shutil
 import subprocess
-import tempfile
 import threading
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from treadle.core.compiler import NATIVE, SECONDS, cache_folder, compile_library, compiler, sources_digest
 from treadle.core.machine import processor
+from treadle.core.prebuilt import FOLDER, find
 from treadle.core.progress import say
 
-_SOURCES = Path(__file__).parent / "c"
-_FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _SUFFIX = {"torch.bfloat16": "bf16", "torch.float32": "float32", "torch.int8": "int8"}
 KINDS = frozenset(_SUFFIX) - {"torch.int8"}
 """Names of the types of numbers that activations may have."""
 _PLAIN = {int: ctypes.c_int64, float: ctypes.c_float}
 _ITEM: dict[type, Any] = {int: ctypes.c_int64, float: ctypes.c_double}
-_SECONDS = 300.0
 _VECTOR = 16  # numbers
 _lock = threading.Lock()
 
@@ -87,16 +83,15 @@ def kernels() -> Kernels | None:
 def _kernels() -> Kernels | None:
     command = compiler()
     if command is None:
-        say("no C compiler (cc, gcc, clang, or what CC names): torch's operations compute the layers, which takes longer")
-        return None
+        return _prebuilt()
     try:
         library = _library(command)
         if not library.exists():
-            _compile(command, library)
+            compile_library(command, NATIVE, library)
         try:
             return Kernels(ctypes.CDLL(str(library)))
         except OSError:  # damaged since it was written
-            _compile(command, library)
+            compile_library(command, NATIVE, library)
             return Kernels(ctypes.CDLL(str(library)))
     except (OSError, subprocess.SubprocessError) as error:
         detail = (getattr(error, "stderr", None) or str(error)).strip()[-300:]
@@ -104,36 +99,26 @@ def _kernels() -> Kernels | None:
         return None
 
 
-def compiler() -> list[str] | None:
-    """``CC`` where it is set, else the first that is there; None where it is not."""
-    given = shlex.split(os.environ.get("CC", ""))
-    return next((words for words in ([given] if given else [["cc"], ["gcc"], ["clang"]]) if shutil.which(words[0])), None)
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept, as ``XDG_CACHE_HOME`` says (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "treadle"
+def _prebuilt() -> Kernels | None:
+    """Those that were compiled elsewhere for processors like this one."""
+    found, slower = find(), "torch's operations compute the layers, which takes longer"
+    if found is None:
+        say(f"no C compiler (cc, gcc, clang, or what CC names), and no kernels in {FOLDER}: {slower}")
+        return None
+    name, library = found
+    try:
+        made = Kernels(ctypes.CDLL(str(library)))
+    except OSError as error:
+        say(f"the kernels {library} do not load, so {slower}: {error}")
+        return None
+    say(f"no C compiler: the kernels that were built for {name} compute the layers")
+    return made
 
 
 def _library(command: list[str]) -> Path:
     """That of these sources, this compiler and this processor, be it there or not: its name follows from all that the compiler
     knows of itself and of the processor's instructions, which processors of one name do not always share."""
-    words = [*command, *_FLAGS[:2], "-dM", "-E", "-x", "c", os.devnull]
-    macros = subprocess.run(words, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout
-    sources = [path.name + path.read_text(encoding="utf-8") for path in sorted(_SOURCES.iterdir())]
-    known = "\0".join([processor(), macros, *command, *_FLAGS, *sources])
+    words = [*command, "-O3", *NATIVE, "-dM", "-E", "-x", "c", os.devnull]
+    macros = subprocess.run(words, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
+    known = "\0".join([processor(), macros, *command, sources_digest()])
     return cache_folder() / f"kernels-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
-
-
-def _compile(command: list[str], library: Path) -> None:
-    start = time.perf_counter()
-    library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies in it is run
-    with tempfile.TemporaryDirectory(dir=library.parent) as draft:
-        made = Path(draft) / library.name
-        files = [str(path) for path in _SOURCES.glob("*.c")]
-        words = [*command, *_FLAGS, "-o", str(made), *files, "-lm", "-lpthread"]
-        subprocess.run(words, capture_output=True, text=True, check=True, timeout=_SECONDS)
-        with made.open("rb") as written:
-            os.fsync(written.fileno())
-        made.replace(library)  # whole or not at all, also where several processes compile at once
-    say(f"compiled the kernels for this processor in {time.perf_counter() - start:.1f} s; they stay in {library.parent}")

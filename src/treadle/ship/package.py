@@ -1,7 +1,7 @@
 """``treadle package``: a folder with all that runs the live version elsewhere.
 
     FOLDER/README.md             for people: three ways to run it, keys, newer versions, what each file is
-    FOLDER/project/              what is served: a short treadle.yaml, the seed of a ledger, the package under store/
+    FOLDER/project/              what is served: a short treadle.yaml, the seed of a ledger, the package under store/, kernels
     FOLDER/requirements.txt      exact versions; beside it Treadle's own wheel
     FOLDER/Dockerfile, .dockerignore, compose.yaml, kubernetes.yaml, treadle.service
     FOLDER/edge/                 the model as plain files, their hashes, and a check that needs Python alone
@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 
 import treadle
 from treadle.core.errors import ArtifactError, SourceError, UserError
+from treadle.core.prebuilt import build
 from treadle.core.project import Project
 from treadle.ship import verify
 from treadle.ship.needs import Needs, needs_of
@@ -86,6 +87,7 @@ def _fill(draft: Path, project: Project, artifact: Artifact, seed: Seed) -> Need
     Store(served / "store").open(seed.package)
     seed.write(served / "seed.json")
     write_project_file(project, served / "treadle.yaml")
+    build(served / "kernels")
     needs = needs_of(copy, project.spec.serve.drain)
     wheel = write_wheel(draft)
     packages = pins()
