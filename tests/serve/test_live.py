@@ -13,6 +13,9 @@ import httpx
 import pytest
 
 from treadle.core.errors import ArtifactError, UserError
+from treadle.data.shards import END_ID
+from treadle.model.generate import generate
+from treadle.model.hub import load_model
 from treadle.serve import live as module
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
@@ -150,6 +153,18 @@ def test_nothing_live_or_a_damaged_version_does_not_start(site: Any, tmp_path: A
     site.ledger.promote(site.packages[2], "damaged")
     with pytest.raises(ArtifactError, match="sha256"):
         LiveModel(site.store, site.ledger, site.project.spec.serve, Monitor())
+
+
+def test_a_served_model_is_in_memory_once(serve: Callable[..., Any], site: Any) -> None:
+    model = load_model(site.folder(site.packages[0]))
+    running = serve()
+    worker = running.live.worker
+    if not worker._memory.has_weights:
+        pytest.skip("there is no compiler: torch computes with the model's own weights")
+    assert {given.device.type for given in (*worker.model.parameters(), *worker.model.buffers())} == {"meta"}
+    tokens = [END_ID, *worker.tokenizer.encode("def f", add_special_tokens=False).ids]
+    expected = worker.tokenizer.decode(list(generate(model, tokens, 40)), skip_special_tokens=False)
+    assert running.complete("def f", max_tokens=40, temperature=0).json()["choices"][0]["text"] == expected
 
 
 def test_a_version_that_was_left_is_freed_though_garbage_is_settled(

@@ -28,7 +28,7 @@ SECONDS = 60.0
 
 
 class Place:
-    """A copy of the folder without write bits, and a state folder, elsewhere than home; as in the container there is no compiler."""
+    """A copy of the folder without write bits, and a state folder, elsewhere than home; as in the image there is no compiler."""
 
     def __init__(self, home: Home, root: Path) -> None:
         self.folder, self.state = root / "folder", root / "state"

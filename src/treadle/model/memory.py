@@ -46,6 +46,11 @@ class Memory(ABC):
         """Whether more than one token of an answer may be read at once, and taken back."""
         return False
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether it has weights of its own, so that the model that it was made for may lose its."""
+        return False
+
     def admit(self, slot: int, tokens: Sequence[int], most: int) -> int | None:
         """Give ``slot`` to a text that begins with ``tokens`` and has at most ``most`` in the end. Gives how many of them are known
         already, of which none need be read; None: there is no room as yet."""

@@ -41,6 +41,10 @@ class Paged(Memory):
     def drafts(self) -> bool:
         return True
 
+    @property
+    def has_weights(self) -> bool:
+        return True
+
     def admit(self, slot: int, tokens: Sequence[int], most: int) -> int | None:
         needed = -(-min(most, self.context) // PAGE)
         assert needed <= self.pages.count, f"a text of {most} tokens never has room"

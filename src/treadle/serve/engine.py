@@ -189,6 +189,11 @@ class Engine:
         if put_out is not None:
             self._end(put_out, "refused", "")
 
+    def let_weights_go(self) -> None:
+        """Free the model's own weights where the compiled decoder has laid them out anew: from here the engine alone uses them."""
+        if self._memory.has_weights:
+            self.model.to("meta")
+
     def retire(self) -> None:
         """Take no new work; finish what there is, then let the thread end."""
         with self._wake:

@@ -195,7 +195,9 @@ class LiveModel:
         template, ends = ChatTemplate.load(artifact.path, tokenizer), end_tokens(artifact.path) or [END_ID]
         s = self._settings
         memory = free_memory() // 4 if s.cache is None else s.cache
-        return Engine(model, tokenizer, version, s.slots, s.queue, template, ends, memory)
+        engine = Engine(model, tokenizer, version, s.slots, s.queue, template, ends, memory)
+        engine.let_weights_go()
+        return engine
 
 
 def _version(row: RowMapping) -> Version:
