@@ -67,6 +67,17 @@ def load_model(folder: Path) -> LanguageModel:
     return model.eval()
 
 
+def load_shape(folder: Path) -> tuple[Shape, bool, str]:
+    """The sizes of the model in ``folder`` by its config.json alone, whether its weights are int8, and the type of the others, as
+    in ``float32``. Raises ``ArtifactError`` where that cannot be read, or is of another architecture."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read the model in {folder}: {error}", cure="remove that artifact and run again") from None
+    int8 = config.get("quantization_config", {}).get("quant_method") == INT8
+    return _shape(config, folder), int8, str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
 def _config(shape: Shape, end: int) -> dict[str, Any]:
     kind, name = ("qwen3", "Qwen3ForCausalLM") if shape.qk_norm else ("llama", "LlamaForCausalLM")
     return {

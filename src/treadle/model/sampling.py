@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_COLDEST = 1e-3  # below this a temperature is 0: the division would overflow
+COLDEST = 1e-3  # below this a temperature is 0: the division would overflow
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Adjusted:
 
 def sample(scores: Tensor, how: Sampling, generator: torch.Generator) -> int:
     """One token from ``scores`` (V,), bias and penalties done."""
-    if how.temperature < _COLDEST:
+    if how.temperature < COLDEST:
         return int(scores.argmax())
     probabilities = torch.softmax(scores.double() / how.temperature, dim=-1)
     if how.min_p:

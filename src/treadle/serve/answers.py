@@ -14,7 +14,7 @@ from treadle.data.fields.base import BadValue
 from treadle.data.steps.redact import Moves, redact
 from treadle.data.targets.tags import moved_spans, parse_spans
 from treadle.model.sampling import Sampling
-from treadle.serve.engine import Answer, Engine, Settings
+from treadle.serve.writer import Answer, Settings, Writer
 from treadle.spec.heads import SpanKeys
 from treadle.store.ledger import Ledger
 
@@ -48,7 +48,7 @@ class Finished:
     """What the ledger needs to know of an answer, however it ended."""
 
     id: str
-    engine: Engine
+    engine: Writer
     answer: Answer
     prompt: str
     """As it was sent."""

@@ -19,7 +19,6 @@ from treadle.model.sampling import Sampling
 from treadle.serve.answers import Finished, may_store
 from treadle.serve.constraint import Form
 from treadle.serve.embeddings import Texts
-from treadle.serve.engine import Answer, Engine, Piece, Settings
 from treadle.serve.filing import Filer
 from treadle.serve.forms import ChatForm, CompletionForm, ReplyForm
 from treadle.serve.limits import asker, charge
@@ -30,6 +29,7 @@ from treadle.serve.predictions import parse_rows, prediction_rows, until_done
 from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.serve.replies import Reply
 from treadle.serve.schema import Asking, ChatRequest, Columns, CompletionRequest, EmbeddingRequest, PredictRequest, Pressing
+from treadle.serve.writer import Answer, Piece, Settings, Writer
 from treadle.spec.stages import Serve
 from treadle.store.ledger import Ledger
 
@@ -62,7 +62,7 @@ class Desk:
         tools = request.tools if request.tool_choice != "none" else None
         messages = [message.plain() for message in request.messages]
 
-        def render(engine: Engine) -> list[int]:
+        def render(engine: Writer) -> list[int]:
             if engine.template is None:
                 cure = "ask POST /v1/completions; a model that was trained on conversations brings a chat_template.jinja"
                 raise RequestError("this model has no template of conversations", status=404, cure=cure)
@@ -88,7 +88,7 @@ class Desk:
         return Settings(longest, sampling, tuple(request.stop or ()), likely=likely, form=form)
 
     async def _ask(
-        self, request: Asking, prompts: Sequence[Callable[[Engine], Prompt]], how: Settings, form: ReplyForm, truncate: int | None
+        self, request: Asking, prompts: Sequence[Callable[[Writer], Prompt]], how: Settings, form: ReplyForm, truncate: int | None
     ) -> Reply:
         """One answer to each of ``prompts``, which are made for the version that will answer."""
         self._check(request.model)
@@ -102,7 +102,7 @@ class Desk:
             seed = None if request.seed is None else (request.seed + index + 2**63) % 2**64 - 2**63
             one, text = replace(how, seed=seed, truncate=truncate), ""
 
-            def make(engine: Engine, prompt: Callable[[Engine], Prompt] = prompt, one: Settings = one) -> Answer:
+            def make(engine: Writer, prompt: Callable[[Writer], Prompt] = prompt, one: Settings = one) -> Answer:
                 nonlocal text
                 given = prompt(engine)
                 answer = engine.prepare(given, one, deliver, who)
@@ -198,7 +198,7 @@ def _told(worker: Predictor, body: dict[str, Any]) -> JSONResponse:
     return JSONResponse(body, headers={"x-treadle-version": str(worker.version.number), "cache-control": "no-store"})
 
 
-def _given(prompt: Prompt) -> Callable[[Engine], Prompt]:
+def _given(prompt: Prompt) -> Callable[[Writer], Prompt]:
     return lambda engine: prompt
 
 

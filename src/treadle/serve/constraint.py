@@ -15,7 +15,7 @@ from torch import Tensor
 
 from treadle.core.errors import RequestError
 
-_SPACE = r"[ \n\t]{0,16}"
+SPACE = r"[ \n\t]{0,16}"
 """Between the parts of JSON: enough for indentation, and no endless row of spaces."""
 
 
@@ -43,7 +43,7 @@ class Forms:
     def begin(self, form: Form) -> Constraint:
         """For a new answer. Raises ``RequestError`` for what is no form, or one that takes too much."""
         if form.kind == "json_schema":
-            grammar = LLMatcher.grammar_from_json_schema(form.text, defaults={"whitespace_pattern": _SPACE})
+            grammar = LLMatcher.grammar_from_json_schema(form.text, defaults={"whitespace_pattern": SPACE})
         else:
             grammar = grammar_from(form.kind, form.text)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)

@@ -14,26 +14,22 @@ from typing import Any, TypeVar
 
 from sqlalchemy.engine import RowMapping
 
-from treadle.core.errors import RequestError, TreadleError, UserError
-from treadle.core.machine import free_memory
+from treadle.core.errors import RequestError, TreadleError
 from treadle.core.progress import say
 from treadle.data.schema import FILE as FIELDS_FILE
 from treadle.data.schema import Schema
-from treadle.data.shards import END_ID
-from treadle.data.tokenizer import load_tokenizer
-from treadle.model.network import Network, load_network
-from treadle.model.template import ChatTemplate
-from treadle.model.text import end_tokens, load_text_model
-from treadle.serve.engine import Answer, Engine
+from treadle.model.network import load_network
 from treadle.serve.line import Asker
 from treadle.serve.monitor import Monitor
 from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.serve.version import Retired, Version
+from treadle.serve.writer import Answer, Writer
+from treadle.serve.writers import open_writer
 from treadle.spec.stages import Serve
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
-Worker = Engine | Predictor
+Worker = Writer | Predictor
 Predictions = Future[list[Prediction]] | asyncio.Future[list[Prediction]]
 T = TypeVar("T")
 
@@ -93,11 +89,11 @@ class LiveModel:
         """Answers that are being written or wait, of all versions."""
         return sum(worker.active + worker.waiting for worker in (self._worker, *self._retired))
 
-    def ask(self, make: Callable[[Engine], Answer]) -> tuple[Engine, Answer]:
+    def ask(self, make: Callable[[Writer], Answer]) -> tuple[Writer, Answer]:
         """Put what ``make`` prepares in line at the live version. Raises ``RequestError``, ``Full`` among them."""
 
-        def submit(worker: Worker) -> tuple[Engine, Answer]:
-            if not isinstance(worker, Engine):
+        def submit(worker: Worker) -> tuple[Writer, Answer]:
+            if not isinstance(worker, Writer):
                 raise RequestError("this model answers about records, it writes no text", status=404, cure="ask POST /v1/predict")
             answer = make(worker)
             worker.submit(answer)
@@ -188,16 +184,7 @@ class LiveModel:
         artifact = self._store.open(version.package)
         if (artifact.path / FIELDS_FILE).exists():
             return Predictor(load_network(artifact.path), Schema.load(artifact.path), version, self._settings.queue)
-        model, tokenizer = load_text_model(artifact.path), load_tokenizer(artifact.path / "tokenizer.json")
-        if isinstance(model, Network) and model.spec.masks:
-            cure = "let another project start from it: 'start_from' in its 'model:' section"
-            raise UserError("a masked language model writes no text", cure=cure)
-        template, ends = ChatTemplate.load(artifact.path, tokenizer), end_tokens(artifact.path) or [END_ID]
-        s = self._settings
-        memory = free_memory() // 4 if s.cache is None else s.cache
-        engine = Engine(model, tokenizer, version, s.slots, s.queue, template, ends, memory)
-        engine.let_weights_go()
-        return engine
+        return open_writer(artifact.path, version, self._settings, self._stop)
 
 
 def _version(row: RowMapping) -> Version:

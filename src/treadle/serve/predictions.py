@@ -19,13 +19,13 @@ from treadle.data.steps.redact import Moves, redact_and_tell
 from treadle.data.targets.base import Target
 from treadle.data.targets.embedding import EmbeddingTarget
 from treadle.data.targets.tags import TagsTarget, moved_spans
-from treadle.serve.engine import Engine
 from treadle.serve.predictor import Prediction, Predictor, Row
+from treadle.serve.writer import Writer
 
 
-def described(worker: Engine | Predictor) -> dict[str, Any]:
+def described(worker: Writer | Predictor) -> dict[str, Any]:
     """What a client needs to know to ask: the context of a language model, or the columns and heads of a model of records."""
-    if isinstance(worker, Engine):
+    if isinstance(worker, Writer):
         return {"kind": "language", "context": worker.context}
     schema = worker.schema
     inputs = [

@@ -17,7 +17,6 @@ from starlette.types import Receive, Scope, Send
 from treadle.core.errors import RequestError
 from treadle.model.sampling import Likely
 from treadle.serve.answers import Finished, answer_row
-from treadle.serve.engine import Piece
 from treadle.serve.failures import error_object, failure
 from treadle.serve.filing import Filer
 from treadle.serve.forms import ReplyForm, Told
@@ -25,6 +24,7 @@ from treadle.serve.limits import charge
 from treadle.serve.line import Late
 from treadle.serve.monitor import Monitor
 from treadle.serve.schema import Asking, StreamOptions
+from treadle.serve.writer import Piece
 
 _FAILED = ("error", "cancelled", "late", "refused")
 _log = logging.getLogger("treadle.serve")

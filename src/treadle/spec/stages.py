@@ -12,6 +12,10 @@ from treadle.spec.fields import Bound, Budget, Count, Duration, Fraction, Sectio
 Metric = Annotated[str, Field(pattern=r"^([^.]+\.)?[a-z_0-9@]+$")]
 
 
+_HERE = ("--host", "--port", "--uds", "--api-key", "--served-model-name")
+"""Where vLLM listens, and for whom, is not for options to say."""
+
+
 class Sample(Section):
     """Text that the scorecard shows, continued by the model."""
 
@@ -52,6 +56,11 @@ class Serve(Section):
     """Address to listen on; any but loopback demands a key (``treadle key``)."""
     port: int = Field(default=8000, ge=0, le=65_535)
     """0: any free port."""
+    engine: Literal["treadle", "vllm"] = "treadle"
+    """What writes the texts of a language model; ``vllm``: the program of that name, which must be installed, for packages with
+    ``compress.quantize: none``. Models of records are not touched by it."""
+    engine_options: list[str] = []
+    """More options for the program vllm, behind those that it is given anyway, as in ``[--tensor-parallel-size=2]``."""
     slots: int = Field(default=4, ge=1, le=256)
     """Answers generated at once; more wait in a queue."""
     cache: Size | None = None
@@ -81,6 +90,15 @@ class Serve(Section):
     def _money_needs_a_price(self) -> Serve:
         if self.limits.money_per_day is not None and not self.price.known:
             raise ValueError("limits.money_per_day counts what answers cost: say what they do, as in 'price: {tokens: 0.02}'")
+        return self
+
+    @model_validator(mode="after")
+    def _options_need_their_engine(self) -> Serve:
+        if self.engine_options and self.engine != "vllm":
+            raise ValueError("engine_options are for 'engine: vllm'")
+        for option in self.engine_options:
+            if option.replace("_", "-").partition("=")[0] in _HERE:
+                raise ValueError(f"engine_options: {option.partition('=')[0]} is set by the server")
         return self
 
 

@@ -1,0 +1,38 @@
+"""A package that writes text, opened by the engine that ``serve.engine`` names."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from treadle.core.errors import UserError
+from treadle.core.machine import free_memory
+from treadle.data.shards import END_ID
+from treadle.data.tokenizer import load_tokenizer
+from treadle.model.network import Network
+from treadle.model.template import ChatTemplate
+from treadle.model.text import end_tokens, load_text_model
+from treadle.serve.engine import Engine
+from treadle.serve.version import Version
+from treadle.serve.vllm import VllmEngine
+from treadle.serve.writer import Writer
+from treadle.spec.stages import Serve
+
+
+def open_writer(folder: Path, version: Version, settings: Serve, stop: threading.Event) -> Writer:
+    """The package in ``folder`` at work. ``stop`` ends a start that takes long. Raises ``ArtifactError`` where it is damaged,
+    ``UserError`` where it writes no text or the engine cannot open it, ``WorkError`` where the engine does not start."""
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    template, ends = ChatTemplate.load(folder, tokenizer), end_tokens(folder) or [END_ID]
+    memory = free_memory() // 4 if settings.cache is None else settings.cache
+    if settings.engine == "vllm":
+        return VllmEngine(
+            folder, tokenizer, version, settings.slots, settings.queue, template, ends, memory, settings.engine_options, stop
+        )
+    model = load_text_model(folder)
+    if isinstance(model, Network) and model.spec.masks:
+        cure = "let another project start from it: 'start_from' in its 'model:' section"
+        raise UserError("a masked language model writes no text", cure=cure)
+    engine = Engine(model, tokenizer, version, settings.slots, settings.queue, template, ends, memory)
+    engine.let_weights_go()
+    return engine
