@@ -6,23 +6,29 @@ import contextlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from every_input import project_with_every_input
 from playwright.sync_api import Browser, Page, sync_playwright
 from sites import Running, Site, running
+from stand_in import install
+from stands import Ask, Stand
 from tagged import alike_project, tagged_project
 
 from treadle.core.project import load_project
 from treadle.data.shards import END_ID
-from treadle.data.tokenizer import train_tokenizer
+from treadle.data.tokenizer import load_tokenizer, train_tokenizer
 from treadle.model.hub import save_model
 from treadle.model.model import make_model
+from treadle.serve.version import Version
+from treadle.serve.vllm import VllmEngine
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
@@ -124,6 +130,32 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running(Site(project, store, ledger, (id, id, id)), (), "127.0.0.1") as server:
         yield server
     ledger.close()
+
+
+@pytest.fixture
+def stand(template: tuple[Path, tuple[str, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
+    folder, ids = template
+    found = Stand(tmp_path / "stand-in", folder / ".treadle" / "artifacts" / "package" / ids[0].partition("-")[2])
+    monkeypatch.setenv("TREADLE_VLLM", str(install(found.folder)))
+    return found
+
+
+@pytest.fixture
+def make_vllm(stand: Stand) -> Iterator[Callable[..., Ask]]:
+    """``make_vllm(slots=, queue=, options=)`` gives an engine that the stand-in writes for."""
+    engines = []
+
+    def new(slots: int = 2, queue: int = 16, memory: int = 10**9, options: tuple[str, ...] = ()) -> Ask:
+        tokenizer = load_tokenizer(stand.package / "tokenizer.json")
+        engines.append(VllmEngine(
+            stand.package, tokenizer, Version(1, "package", 0), slots, queue, None, [0], memory, options, threading.Event()
+        ))
+        return Ask(engines[-1])
+
+    yield new
+    for engine in engines:
+        engine.stop()
+    assert not [given["pid"] for given in stand.all("starts") if psutil.pid_exists(given["pid"])]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ PROGRAM = "TREADLE_VLLM"
 """The environment variable that names the program."""
 HOST = "127.0.0.1"
 _CONNECT = 10.0  # seconds; what comes after is awaited for as long as the answer may take
-_LOOK = 2.0  # seconds that it is given to say that it is well
+_LOOK = 5.0  # seconds that it is given to say that it is well
 _LINES = 12  # last lines of what it wrote that an error shows
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """No telemetry and no downloads."""
@@ -100,16 +100,24 @@ class Child:
         self._ready = self._ready or well
         return well
 
-    def stop(self) -> None:
-        """End it; return when it and all that it started are gone."""
+    def let_go(self) -> None:
+        """Have it end, with all that it started, within ``leash.GRACE`` seconds."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
+
+    def stop(self) -> None:
+        """End it; return when it and all that it started are gone."""
+        self.let_go()
         try:
             self._process.wait(leash.GRACE + 5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+class NotReached(ConnectionError):
+    """Nothing listens: nothing was asked yet."""
 
 
 class Call:
@@ -125,7 +133,10 @@ class Call:
         """What is streamed back for ``body``, object by object up to the end mark. Raises ``OSError``, ``HTTPException`` or
         ``ValueError`` where that breaks off, is refused, or is not what it should be."""
         try:
-            self._connection.connect()
+            try:
+                self._connection.connect()
+            except OSError as error:
+                raise NotReached("vLLM is not there") from error
             self._socket = self._connection.sock
             self._socket.settimeout(None)
             if self._closed:

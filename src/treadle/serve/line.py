@@ -99,6 +99,13 @@ class Line(Generic[T]):
         self._items.remove(item)
         self._busy[item.asker.key] += 1
 
+    def put_back(self, item: T) -> None:
+        """Its turn came to nothing, and not by its fault: it waits in front of all others of its key."""
+        self._items.insert(0, item)
+        self._busy[item.asker.key] -= 1
+        if not self._busy[item.asker.key]:
+            del self._busy[item.asker.key]
+
     def charge(self, asker: Asker, tokens: int) -> None:
         """So much was done for ``asker``."""
         self._served[asker.key] = self._served.get(asker.key, 0.0) + tokens / asker.weight

@@ -19,7 +19,7 @@ from treadle.model.hub import load_shape
 from treadle.model.network import FILE as NETWORK
 from treadle.model.sampling import COLDEST, Likely
 from treadle.model.template import ChatTemplate
-from treadle.serve.child import Call, Child, find_program
+from treadle.serve.child import Call, Child, NotReached, find_program
 from treadle.serve.constraint import SPACE, Form
 from treadle.serve.version import Version
 from treadle.serve.writer import Answer, Writer, log
@@ -33,6 +33,10 @@ _IDLE = 1.0  # and at whether it still runs, while none is
 _TRIES = 3  # starts in a row that may fail, or end without an answer, before those who wait are told so
 _PAUSE = 30.0  # seconds before it is tried again after that
 _BLOCK = 128  # tokens of a page of its memory; 16 on most accelerators, 128 on processors
+_SPACED = {
+    "whitespace_flexible": False, "item_separator": f"{SPACE},{SPACE}", "key_separator": f"{SPACE}:{SPACE}",
+}
+"""Where JSON may have spaces: less than the other engine allows, since the llguidance that vLLM has (1.7) sets them no bound."""
 
 
 class VllmEngine(Writer):
@@ -50,9 +54,12 @@ class VllmEngine(Writer):
         super().__init__(tokenizer, shape.vocabulary, version, slots, queue, template, ends)
         self._context, self._folder, self._stop, self._program = shape.context, folder, stop, find_program()
         self._options = [*_options(shape, kind, slots, memory), *options]
+        self._child: Child
+        self._up: bool  # it takes requests
+        self._doubt: bool  # it may not: an answer has failed
         self._calls: dict[Answer, Call] = {}
         self._failed = 0  # starts in a row that came to nothing
-        self._next = 0.0  # when it is tried again (monotonic seconds)
+        self._next: float  # when it is tried again (monotonic seconds); 0: it runs, or is starting
         self._launch()
         try:
             while not self._up:
@@ -96,10 +103,11 @@ class VllmEngine(Writer):
             busy = self._line or self._active
             if self._retired and not busy:
                 return False
-            if not (self._up and self._line and len(self._active) < self.slots):
-                self._wake.wait(_START if not self._up else _TICK if busy else _IDLE)
+            ready = self._up and not self._doubt
+            if not (ready and self._line and len(self._active) < self.slots):
+                self._wake.wait(_START if not ready else _TICK if busy else _IDLE)
             gone = self._gone()
-            while self._up and len(self._active) < self.slots and (first := self._line.next()):
+            while ready and len(self._active) < self.slots and (first := self._line.next()):
                 self._line.begin(first)
                 self._line.charge(first.asker, len(first.prompt))
                 self._active.append(first)
@@ -113,6 +121,10 @@ class VllmEngine(Writer):
 
     def _watch(self) -> None:
         """Start it anew where it has ended or does not start; where that fails again and again, tell those who wait, and rest."""
+        if self._up and self._doubt and self._child.code is None:
+            self._doubt = not self._child.well()
+            if self._doubt:  # it takes no requests any more, so it is as good as ended
+                self._child.let_go()
         if self._up and self._child.code is not None:
             say(f"vLLM of version {self.version.number} has ended (exit code {self._child.code})")
             self._start_anew()
@@ -142,7 +154,7 @@ class VllmEngine(Writer):
         self._end(answer, "error", "")
 
     def _launch(self) -> None:
-        self._up, self._next, self._began, self._told = False, 0.0, time.monotonic(), 0.0
+        self._up, self._doubt, self._next, self._began, self._told = False, False, 0.0, time.monotonic(), 0.0
         say(f"Starting vLLM for version {self.version.number}")
         self._child = Child(self._program, self._folder, self._options)
 
@@ -163,6 +175,8 @@ class VllmEngine(Writer):
         try:
             self._follow(answer, call)
             self._failed = 0
+        except NotReached:
+            self._put_back(answer)
         except Exception as error:
             if answer.finish_reason is not None:
                 return
@@ -171,8 +185,16 @@ class VllmEngine(Writer):
                 return
             log.error("an answer of version %s failed and is given up: %s", self.version.number, _plain(error))
             self._end(answer, "error", "")
-            if not call.child.well():  # it takes no requests any more, so it is as good as ended
-                call.child.stop()
+            self._doubt = self._doubt or call.child is self._child
+
+    def _put_back(self, answer: Answer) -> None:
+        """Nothing was begun: it waits until vLLM is there again."""
+        with self._wake:
+            self._doubt = True
+            self._active.remove(answer)
+            self._free(answer)
+            self._line.charge(answer.asker, -len(answer.prompt))
+            self._line.put_back(answer)
 
     def _follow(self, answer: Answer, call: Call) -> None:
         """Take tokens until the answer ends. The last of them are held back until it is known how much of the prompt was."""
@@ -263,7 +285,7 @@ def _form(form: Form) -> dict[str, Any]:
     if form.kind == "regex":
         return {"regex": form.text}
     value = json.loads(form.text)
-    return {"choice": value} if form.kind == "choice" else {"json": {**value, "x-guidance": {"whitespace_pattern": SPACE}}}
+    return {"choice": value} if form.kind == "choice" else {"json": {**value, "x-guidance": _SPACED}}
 
 
 def _known(rest: Sequence[dict[str, Any]]) -> int:
