@@ -140,18 +140,18 @@ def test_the_same_seed_gives_the_same_answer_and_n_have_the_next_ones(pair: tupl
 
 def test_the_draw_follows_the_models_probabilities(pair: tuple[Running, Running]) -> None:
     """40 x 8 first tokens against their probabilities, by chi-squared, with a bound that chance passes once in 10,000."""
-    server = pair[0]
-    told = server.complete("def f", max_tokens=1, logprobs=5, temperature=0).json()["choices"][0]["logprobs"]["top_logprobs"][0]
+    server, prompt = pair[0], "self.x"  # what may follow are texts that are told apart
+    told = server.complete(prompt, max_tokens=1, logprobs=5, temperature=0).json()["choices"][0]["logprobs"]["top_logprobs"][0]
     share = {text: math.exp(value) for text, value in told.items() if math.exp(value) > 0.02}
     seen: dict[str, int] = {}
     for block in range(40):
-        answer = server.complete("def f", max_tokens=1, logprobs=0, temperature=1.0, seed=1000 * block, n=8).json()
+        answer = server.complete(prompt, max_tokens=1, logprobs=0, temperature=1.0, seed=1000 * block, n=8).json()
         for choice in answer["choices"]:
             (text,) = choice["logprobs"]["tokens"]
             seen[text] = seen.get(text, 0) + 1
     statistic = sum((seen.get(text, 0) - 320 * p) ** 2 / (320 * p) for text, p in share.items())
-    assert len(share) > 1
-    assert statistic < {2: 18.5, 3: 21.2, 4: 23.6, 5: 25.8}[len(share)]
+    assert len(share) == 5
+    assert statistic < 25.8
 
 
 def test_json_is_held_to_its_schema(pair: tuple[Running, Running]) -> None:

@@ -120,6 +120,18 @@ def test_values_that_contradict_each_other_are_refused_together() -> None:
         derive(spec({"depth": 1, "width": 65}))
 
 
+def test_a_model_that_vllm_serves_is_packaged_as_it_was_trained() -> None:
+    text = "name: a\ndata: {sources: [{files: x, licence: MIT}]}\nmodel: {trunk: {transformer: {depth: 1}}}\n"
+    assert read(text, "f.yaml").compress.quantize is None  # type: ignore[union-attr]
+    assert read(text + "serve: {engine: vllm}", "f.yaml").compress.quantize == "none"  # type: ignore[union-attr]
+    recurrent = text.replace("transformer: {depth: 1}", "recurrent: {}") + "serve: {engine: vllm}"
+    (problem,) = read(recurrent, "f.yaml")  # type: ignore[misc]
+    assert (problem.key, "trunk transformer alone" in problem.message) == ("serve.engine", True)
+    table = "name: a\ndata: {sources: [{table: x, licence: MIT}]}\nserve: {engine: vllm}\n"
+    records = read(table + "model: {inputs: {a: number}, trunk: {mlp: {}}, heads: {b: binary}}", "f.yaml")
+    assert records.compress.quantize is None  # type: ignore[union-attr]
+
+
 def test_a_contradiction_of_a_file_stands_where_it_is_written() -> None:
     text = "name: a\ndata: {sources: [{files: x, licence: MIT}]}\nmodel:\n  trunk:\n    transformer: {depth: 1,\n width: 65}\n"
     (problem,) = read(text, "f.yaml")  # type: ignore[misc]

@@ -69,6 +69,13 @@ EACH = [
     ("serve: {limits: {money_per_day: 1}}",
      "6:8 serve: limits.money_per_day counts what answers cost: say what they do, as in 'price: {tokens: 0.02}' "
      '(is {"limits": {"money_per_day": 1}})', "write it in that form"),
+    ("serve: {engine: vlm}", "6:17 serve.engine: must be 'treadle' or 'vllm' (is \"vlm\")", "did you mean 'vllm'?"),
+    ("serve: {engine_options: [--x]}", "6:8 serve: engine_options are for 'engine: vllm' "
+     '(is {"engine_options": ["--x"]})', "write it in that form"),
+    ("serve: {engine: vllm, engine_options: ['--api_key=x']}", "6:8 serve: engine_options: --api_key is set by the server "
+     '(is {"engine": "vllm", "engine_options": ["--api_key=x"]})', "write it in that form"),
+    ("compress: {quantize: int8}\nserve: {engine: vllm}", "6:22 compress.quantize: vLLM, which serve.engine names, cannot open "
+     "int8 weights: leave it out", AGREE),
     # wrong types and values
     ("seed: two", '6:7 seed: must be a whole number (is "two")', "write it without quotes, like 4"),
     ("seed: '2'", '6:7 seed: must be a whole number (is "2")', "write it without quotes, like 4"),

@@ -100,6 +100,10 @@ def derive(spec: ProjectSpec) -> Resolved:
     if spec.train.continue_from and spec.evaluate.folds:
         message = "its model has learned from the records that the folds test on: leave evaluate.folds out"
         found.append((("train", "continue_from"), message))
+    if spec.serve.engine == "vllm" and spec.model.is_language and spec.compress.quantize == "int8":
+        found.append((("compress", "quantize"), "vLLM, which serve.engine names, cannot open int8 weights: leave it out"))
+    if spec.serve.engine == "vllm" and spec.model.predicts_text and not spec.model.is_language:
+        found.append((("serve", "engine"), "vLLM opens language models with the trunk transformer alone: leave it out"))
     if resolved.batch % spec.train.parts:
         message = f"batch {resolved.batch} is not a multiple of accumulate {spec.train.accumulate}"
         found.append((("train", "batch"), message))

@@ -46,7 +46,8 @@ class Evaluate(Section):
 
 class Compress(Section):
     quantize: Literal["int8", "none"] | None = None
-    """Weights of the matrix products; ``none`` packages the trained weights as they are. None: int8 for a language model."""
+    """Weights of the matrix products; ``none`` packages the trained weights as they are. None: int8 for a language model, unless
+    vLLM serves it."""
     max_drift: Fraction = 0.01
     """Largest relative rise of bits per byte, or of other models' loss, on the test part before the package is refused."""
 
@@ -57,10 +58,10 @@ class Serve(Section):
     port: int = Field(default=8000, ge=0, le=65_535)
     """0: any free port."""
     engine: Literal["treadle", "vllm"] = "treadle"
-    """What writes the texts of a language model; ``vllm``: the program of that name, which must be installed, for packages with
-    ``compress.quantize: none``. Models of records are not touched by it."""
+    """What writes the texts of a language model; ``vllm``: the program of that name, which must be installed, and opens packages
+    with ``compress.quantize: none``. Models of records are not touched by it."""
     engine_options: list[str] = []
-    """More options for the program vllm, behind those that it is given anyway, as in ``[--tensor-parallel-size=2]``."""
+    """More options for the program vllm, which win over those that it is given anyway, as in ``[--tensor-parallel-size=2]``."""
     slots: int = Field(default=4, ge=1, le=256)
     """Answers generated at once; more wait in a queue."""
     cache: Size | None = None
