@@ -24,10 +24,11 @@ import json
 import os
 import select
 import socket
+import socketserver
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,11 @@ def told(tokens: list[int], count: int) -> dict[str, Any]:
     return {"tokens": names, "token_logprobs": [-0.5] * len(tokens), "top_logprobs": top, "text_offset": []}
 
 
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+
 def main() -> None:
     files = Files(Path(os.environ["STAND_IN"]))
     starts = files.folder / "starts"
@@ -184,9 +190,7 @@ def main() -> None:
         sys.exit(3)
     time.sleep(files.number("slow_start") or 0)
     handler = type("Bound", (Handler,), {"files": files, "key": os.environ["VLLM_API_KEY"]})
-    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), handler)
-    server.daemon_threads = True
-    server.serve_forever()
+    Server(sys.argv[sys.argv.index("--uds") + 1], handler).serve_forever()
 
 
 if __name__ == "__main__":

@@ -40,13 +40,18 @@ def test_it_is_started_for_the_package_with_a_key_that_no_list_of_processes_show
     arguments, environment = given["arguments"], given["environment"]
     told = dict(zip(arguments[2::2], arguments[3::2], strict=False))
     assert arguments[:2] == ["serve", str(stand.package)]
-    wanted = {"--host": "127.0.0.1", "--max-num-seqs": "3", "--max-model-len": "1024", "--dtype": "float32"}
+    wanted = {"--max-num-seqs": "3", "--max-model-len": "1024", "--dtype": "float32"}
     assert {name: told[name] for name in wanted} == wanted
     assert arguments[-1] == "--dtype=bfloat16"  # behind its own, so that it wins
+    room = Path(told["--uds"]).parent
+    assert "--port" not in told  # no other user of this machine can ask it anything
+    assert room.stat().st_mode & 0o777 == 0o700
     assert len(environment["VLLM_API_KEY"]) > 20
     assert environment["VLLM_API_KEY"] not in " ".join(part for line in _family(given["pid"]) for part in line)
     assert [environment[name] for name in ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "HF_HUB_OFFLINE")] == ["1", "1", "1"]
     assert ask()[1] == "length"  # 401 without the key
+    ask.engine.stop()
+    assert not room.exists()
 
 
 def _family(pid: int) -> list[list[str]]:

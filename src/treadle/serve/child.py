@@ -1,4 +1,4 @@
-"""vLLM as a process of its own: started, asked over loopback, and ended with whoever started it."""
+"""vLLM as a process of its own: started, asked over a socket in a folder that is this user's alone, and ended with its owner."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -22,7 +23,6 @@ from treadle.serve import leash
 
 PROGRAM = "TREADLE_VLLM"
 """The environment variable that names the program."""
-HOST = "127.0.0.1"
 _CONNECT = 10.0  # seconds; what comes after is awaited for as long as the answer may take
 _LOOK = 5.0  # seconds that it is given to say that it is well
 _LINES = 12  # last lines of what it wrote that an error shows
@@ -43,15 +43,17 @@ def find_program() -> str:
 
 
 class Child:
-    """``vllm serve FOLDER OPTIONS``, whose model is called ``NAME``. Its key goes through the environment, where no list of
-    processes shows it."""
+    """``vllm serve FOLDER OPTIONS``, whose model is called ``NAME``. It listens on a Unix socket that no other user can reach: a
+    port of loopback would be open to them, since vLLM demands its key for some of its routes alone. The key goes through the
+    environment, where no list of processes shows it."""
 
     NAME = "model"
 
     def __init__(self, program: str, folder: Path, options: Sequence[str]) -> None:
         self._key = secrets.token_urlsafe(32)
-        self.port = _free_port()
-        own = ["--host", HOST, "--port", str(self.port), "--served-model-name", self.NAME]
+        self._room = Path(tempfile.mkdtemp(prefix="treadle-"))  # with mode 0700
+        self._socket = self._room / "vllm"
+        own = ["--uds", str(self._socket), "--served-model-name", self.NAME]
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(Path(leash.__file__)), program, "serve", str(folder), *own, *options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -65,9 +67,14 @@ class Child:
     def _read(self) -> None:
         """What it writes is kept until it is ready. What it writes later may tell of requests, and is let go."""
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if not self._ready:
-                self._lines.append(line.decode("utf-8", "replace").rstrip()[:300])
+        with self._process.stdout as lines:
+            for line in lines:
+                if not self._ready:
+                    self._lines.append(line.decode("utf-8", "replace").rstrip()[:300])
+
+    def connection(self, timeout: float) -> http.client.HTTPConnection:
+        """One to it, not opened yet."""
+        return _Connection(self._socket, timeout)
 
     @property
     def access(self) -> dict[str, str]:
@@ -89,7 +96,7 @@ class Child:
         """Whether it runs and takes requests."""
         if self.code is not None:
             return False
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=_LOOK)
+        connection = self.connection(_LOOK)
         try:
             connection.request("GET", "/health")
             well = connection.getresponse().status == 200
@@ -114,6 +121,18 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        shutil.rmtree(self._room, ignore_errors=True)
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 class NotReached(ConnectionError):
@@ -125,7 +144,7 @@ class Call:
 
     def __init__(self, child: Child) -> None:
         self.child = child
-        self._connection = http.client.HTTPConnection(HOST, child.port, timeout=_CONNECT)
+        self._connection = child.connection(_CONNECT)
         self._socket: socket.socket | None = None
         self._closed = False
 
@@ -169,9 +188,3 @@ def _checked(event: Any) -> dict[str, Any]:
     if not isinstance(event, dict) or "error" in event:
         raise ValueError("vLLM could not go on with an answer")
     return event
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

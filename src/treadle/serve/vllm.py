@@ -52,7 +52,7 @@ class VllmEngine(Writer):
     ) -> None:
         shape, kind = _suited(folder)
         super().__init__(tokenizer, shape.vocabulary, version, slots, queue, template, ends)
-        self._context, self._folder, self._stop, self._program = shape.context, folder, stop, find_program()
+        self._context, self._folder, self._program = shape.context, folder, find_program()
         self._options = [*_options(shape, kind, slots, memory), *options]
         self._child: Child
         self._up: bool  # it takes requests
@@ -103,11 +103,10 @@ class VllmEngine(Writer):
             busy = self._line or self._active
             if self._retired and not busy:
                 return False
-            ready = self._up and not self._doubt
-            if not (ready and self._line and len(self._active) < self.slots):
-                self._wake.wait(_START if not ready else _TICK if busy else _IDLE)
+            if not (self._ready and self._line):
+                self._wake.wait(_START if not self._up else _TICK if busy else _IDLE)
             gone = self._gone()
-            while ready and len(self._active) < self.slots and (first := self._line.next()):
+            while self._ready and (first := self._line.next()):
                 self._line.begin(first)
                 self._line.charge(first.asker, len(first.prompt))
                 self._active.append(first)
@@ -118,6 +117,11 @@ class VllmEngine(Writer):
             call.close()
         self._give_up(gone)
         return True
+
+    @property
+    def _ready(self) -> bool:
+        """Whether an answer may begin now."""
+        return self._up and not self._doubt and len(self._active) < self.slots
 
     def _watch(self) -> None:
         """Start it anew where it has ended or does not start; where that fails again and again, tell those who wait, and rest."""
@@ -184,8 +188,8 @@ class VllmEngine(Writer):
                 self._give_up([answer])
                 return
             log.error("an answer of version %s failed and is given up: %s", self.version.number, _plain(error))
+            self._doubt = self._doubt or call.child is self._child  # before its place is free, so that no other falls into the same
             self._end(answer, "error", "")
-            self._doubt = self._doubt or call.child is self._child
 
     def _put_back(self, answer: Answer) -> None:
         """Nothing was begun: it waits until vLLM is there again."""
