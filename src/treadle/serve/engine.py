@@ -17,6 +17,7 @@ from torch import Tensor
 from treadle.core.errors import RequestError
 from treadle.data.shards import END_ID
 from treadle.data.tokenizer import token_bytes
+from treadle.model.adapter import Adapter
 from treadle.model.generate import generation_threads, make_memory
 from treadle.model.lookup import Lookup
 from treadle.model.memory import Part, TextModel
@@ -51,6 +52,8 @@ class Settings:
     """Tell of each token how likely it was, and this many that were likelier or as likely; None: do not."""
     form: Form | None = None
     """What the answer is held to."""
+    adapter: str | None = None
+    """The adapter that it is written with."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,16 @@ class Engine:
     def __init__(
         self, model: TextModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int,
         template: ChatTemplate | None = None, ends: Sequence[int] = (END_ID,), memory: int | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         """``template`` of a model that was trained on conversations; ``ends``: tokens that end an answer; ``memory``: bytes for
-        what it has read, None: as much as all slots may need."""
+        what it has read, None: as much as all slots may need. Raises ``UserError`` where there are ``adapters`` and no kernels."""
         self.model, self.tokenizer, self.version, self.template, self.ends = model, tokenizer, version, template, frozenset(ends)
         self.slots = slots
         self.table = token_bytes(tokenizer, model.vocabulary)
         self._forms = Forms(tokenizer, model.vocabulary, sorted(self.ends))
-        self._memory = make_memory(model, slots, memory)
+        self._memory = make_memory(model, slots, memory, adapters)
+        self.adapters = {adapter.name: place for place, adapter in enumerate(adapters)}
         self._line: Line[Answer] = Line(queue)
         self._active: list[Answer] = []
         self._retired = False
@@ -152,6 +157,9 @@ class Engine:
             if not 0 <= token < self.model.vocabulary:
                 cure = f"ids are 0 to {self.model.vocabulary - 1}"
                 raise RequestError(f"logit_bias: {token} is no token of this model", field="logit_bias", cure=cure)
+        if settings.adapter is not None and settings.adapter not in self.adapters:
+            cure = f"version {self.version.number} has {', '.join(self.adapters) or 'none'}"
+            raise RequestError(f"there is no adapter {settings.adapter[:100]!r}", status=404, field="model", cure=cure)
         tokens, dropped = self._fit(given, settings)
         seed = secrets.randbits(63) if settings.seed is None else settings.seed
         answer = Answer(tokens, dropped, settings, seed, TextStream(self.table, settings.stops), deliver, asker or Asker())
@@ -238,7 +246,8 @@ class Engine:
                 self._line.leave(answer)
             free = sorted(set(range(self.slots)) - {answer.slot for answer in self._active})
             while free and (first := self._line.next()):
-                known = self._memory.admit(free[0], first.prompt, self._most(first))
+                adapter = self.adapters.get(first.settings.adapter or "", -1)
+                known = self._memory.admit(free[0], first.prompt, self._most(first), adapter)
                 if known is None:
                     break
                 self._line.begin(first)
