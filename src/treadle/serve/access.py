@@ -66,6 +66,7 @@ class Guard:
             headers = Headers(scope=scope)
             self._check_host(headers)
             key = None if _is_open(scope["path"]) else await self._check_key(headers, scope)
+            scope["treadle.key"] = key
             if scope["method"] != "POST":
                 await self.app(scope, receive, send)
             elif key is None:
