@@ -26,8 +26,8 @@ NOW = datetime.now(UTC)
 
 def said(id: int, key: str | None, prompt: str, edited: str | None, text: str = "t") -> dict[str, Any]:
     rating = "up" if edited is None else "down"
-    return {"id": id, "answer": f"a{id}", "prompt": prompt, "text": text, "rating": rating, "edited": edited, "key": key, "version": 1,
-            "at": NOW}
+    word = {"rating": rating, "edited": edited, "key": key}
+    return {"id": id, "answer": f"a{id}", "prompt": prompt, "text": text, "version": 1, "at": NOW, **word}
 
 
 def flood(*counts: tuple[str | None, int]) -> list[dict[str, Any]]:
@@ -65,7 +65,8 @@ def test_a_key_is_bounded_where_others_gave_enough(counts: list[tuple[str | None
 
 
 @given(
-    st.dictionaries(st.sampled_from("abcde"), st.integers(1, 60), min_size=1), st.integers(0, 40), st.floats(0.01, 1), st.integers(1, 30)
+    st.dictionaries(st.sampled_from("abcde"), st.integers(1, 60), min_size=1), st.integers(0, 40), st.floats(0.01, 1),
+    st.integers(1, 30),
 )
 def test_no_key_is_over_its_share_and_the_bound_is_the_largest(counts: dict[str, int], free: int, share: float, least: int) -> None:
     most = most_of_each(counts, free, share, least)
@@ -109,7 +110,8 @@ def test_repeated_edits_count_once_and_of_contradictory_ones_the_last() -> None:
     records, _, account = curate(rows)
     found = [(record.meta["key"], record.fields["prompt"], record.fields["answer"]) for record in records]
     assert found == [
-        ("app", "p", "two"), ("other", "p", "three"), (None, "p", "four"), (None, "p", "five"), ("app", "p", "six"), ("app", "q", "two"),
+        ("app", "p", "two"), ("other", "p", "three"), (None, "p", "four"), (None, "p", "five"), ("app", "p", "six"),
+        ("app", "q", "two"),
     ]
     assert account.as_dict()["set_aside"] == {"edited again by its key": 2}
 
@@ -130,8 +132,8 @@ def test_a_flood_is_told_of_in_the_corpus_the_ledger_the_report_and_the_trace(tm
         (draft.path / "x").write_text("x")
     for row in flood(("mallory", 60), ("app", 10)):
         ledger.record_answer(
-            id=row["answer"], version=1, package="model-0", stored=True, prompt=row["prompt"], text="t", settings={}, prompt_tokens=1,
-            answer_tokens=1, seconds=0.1, finish_reason="stop",
+            id=row["answer"], version=1, package="model-0", stored=True, prompt=row["prompt"], text="t", settings={},
+            prompt_tokens=1, answer_tokens=1, seconds=0.1, finish_reason="stop",
         )
         ledger.record_feedback(row["answer"], "down", row["edited"], row["key"])
     assert ledger.feedback_set_aside() == {}

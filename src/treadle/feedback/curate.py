@@ -39,18 +39,19 @@ def curate(
     """Rows of ``Ledger.all_feedback`` -> records, what is set aside, and the account. Records have the fields ``prompt`` and
     ``answer``, or those of ``schema``.
 
-    An edited answer teaches the edit, one that was accepted teaches itself. Only the newest word on each answer counts, of one key's
-    edits of the same prompt or record the newest, and of one key's records at most ``share`` of all where the others gave ``least``.
+    An edited answer teaches the edit, one that was accepted teaches itself. Only the newest word on each answer counts, of one
+    key's edits of the same prompt or record the newest, and of one key's records at most ``share`` of all where the others gave
+    ``least``.
     """
     newest = {row["answer"]: row["id"] for row in rows}
     read = [_read(row, schema, newest) for row in rows]
-    last = {(row["key"], found.group): row["id"] for row, found in zip(rows, read, strict=True) if _edit(row, found)}
+    last = {(row["key"], found.group): row["id"] for row, found in zip(rows, read, strict=True) if _edit(found, row)}
     usable: dict[str, tuple[Record, str | None]] = {}
     reasons: list[str | None] = []
     for row, found in zip(rows, read, strict=True):
         if isinstance(found, str):
             reasons.append(found)
-        elif _edit(row, found) and last[row["key"], found.group] != row["id"]:
+        elif _edit(found, row) and last[row["key"], found.group] != row["id"]:
             reasons.append(AGAIN)
         else:
             reasons.append("said before" if found.id in usable else None)
@@ -87,7 +88,7 @@ def _read(row: Mapping[str, Any], schema: Schema | None, newest: Mapping[str, in
         return error.reason
 
 
-def _edit(row: Mapping[str, Any], found: Record | str) -> TypeGuard[Record]:
+def _edit(found: Record | str, row: Mapping[str, Any]) -> TypeGuard[Record]:
     """Whether it is an edit that a key can take the place of."""
     return isinstance(found, Record) and row["edited"] is not None and row.get("key") is not None
 

@@ -19,8 +19,8 @@ def most_of_each(counts: Mapping[str, int], free: int, share: float, least: int)
     """How many pieces of feedback each key may have at most; None: there is no bound.
 
     ``counts`` are the usable pieces by key, ``free`` those that came by none and have no bound. The bound holds where those of all
-    but the largest key are at least ``least``: a project with one app has no one whom it could outweigh. It is the largest for which
-    no key is over ``share`` of what is left, or over an equal share where the senders are too few for that.
+    but the largest key are at least ``least``: a project with one app has no one whom it could outweigh. It is the largest for
+    which no key is over ``share`` of what is left, or over an equal share where the senders are too few for that.
     """
     senders = len(counts) + bool(free)
     largest = max(counts.values(), default=0)

@@ -85,8 +85,8 @@ def _told(how: Settings) -> dict[str, Any]:
 def record_feedback(
     ledger: Ledger, policy: Policy, answer_id: str, rating: str | None, edited: str | dict[str, Any] | None, key: str | None = None
 ) -> tuple[str | None, Counter[str]]:
-    """File what a user said of an answer, by the key of this name; gives the edited text as it was kept, and what was redacted in it.
-    Blocks.
+    """File what a user said of an answer, by the key of this name; gives the edited text as it was kept, and what was redacted in
+    it. Blocks.
 
     Raises ``RequestError``: 404 for an answer that the ledger does not know, 409 for edited text without consent.
     """

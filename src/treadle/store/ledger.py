@@ -115,8 +115,8 @@ class Ledger(Keys):
         return rows[0] if rows else None
 
     def record_feedback(self, answer: str, rating: str | None, edited: str | None, key: str | None = None) -> int:
-        """File what a user said of an answer, by the key of this name; the newest of each answer counts. Raises ``UserError`` for an
-        unknown answer."""
+        """File what a user said of an answer, by the key of this name; the newest of each answer counts. Raises ``UserError`` for
+        an unknown answer."""
         row = {"answer": answer, "at": now(), "rating": rating, "edited": edited, "key": key}
         try:
             with self._write() as connection:
