@@ -18,7 +18,7 @@ from treadle.store.keys import Key
 from treadle.store.ledger import Ledger
 
 _NAMES = ("localhost", "127.0.0.1", "[::1]")
-_OPEN = ("/", "/healthz", "/readyz")
+_OPEN = ("/", "/docs", "/healthz", "/readyz")
 _DISCARD = 16  # times the limit of a body that is read and thrown away, so that a client still reads why it was refused
 _PATIENCE = 5.0  # seconds that this may take
 

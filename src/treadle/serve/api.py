@@ -24,6 +24,7 @@ from treadle.serve.limits import Accounts
 from treadle.serve.live import LiveModel
 from treadle.serve.lockout import Lockout
 from treadle.serve.monitor import CountRequests, Monitor
+from treadle.serve.openapi import add_openapi
 from treadle.serve.predictions import described
 from treadle.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, PredictRequest, parse
 from treadle.serve.site import add_page
@@ -52,6 +53,7 @@ def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor
     _add_feedback(app, project, ledger, monitor)
     _add_health(app, live, ledger, monitor)
     add_page(app, project, live)
+    add_openapi(app, project, live, host)
     app.add_exception_handler(HTTPException, _no_route)
     for kind in (RequestError, TreadleError, Exception):
         app.add_exception_handler(kind, told)
