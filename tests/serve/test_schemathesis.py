@@ -120,7 +120,8 @@ def tried(server: Running, path: str, answer: str | None = None) -> set[int]:
         if mode.is_negative and method == "get":
             continue  # it takes nothing that could be wrong
         repeatable: Any = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": QUIET}
-        hypothesis.settings(max_examples=EXAMPLES, **repeatable)(hypothesis.given(case=operation.as_strategy(generation_mode=mode))(check))()
+        test = hypothesis.given(case=operation.as_strategy(generation_mode=mode))(check)
+        hypothesis.settings(max_examples=EXAMPLES, **repeatable)(test)()
     cases = api.iter_coverage_cases(operation, generation_modes=list(GenerationMode), generation_config=api.config.generation)
     for case in itertools.islice(cases, SYSTEMATIC):
         check(case)
