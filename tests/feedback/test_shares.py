@@ -147,6 +147,7 @@ def test_a_flood_is_told_of_in_the_corpus_the_ledger_the_report_and_the_trace(tm
     shown = str(_taught(corpus.counts))
     assert "50 over its key&#x27;s share" in shown or "50 over its key's share" in shown
     assert "mallory" in shown
+    assert "<img" not in str(_taught(corpus.counts | {"keys": [{"key": "<img src=x>", "given": 1, "kept": 1}]}))
     assert "by the key 'mallory'" in as_json(trace(store, ledger, "a0").as_dict())
     whole = feedback_corpus(write_project(tmp_path, "improve.max_share=100%"), store, ledger, store.open("model-0"))
     assert whole.counts["account"]["kept"] == 70

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,14 +20,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from sites import Running, Site, running
-
-from treadle.core.project import load_project
-from treadle.data.record import Record
-from treadle.data.schema import Schema
-from treadle.model.network import make_network, save_network
-from treadle.store.artifacts import Store
-from treadle.store.ledger import Ledger
+from shops import row, shop_site
+from sites import Running, copied, running
 
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance, negative_data_rejection,
@@ -41,65 +34,19 @@ WORDS = [
     "/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/feedback", "/healthz", "/readyz", "/metrics", "/openapi.json",
 ]
 BRIEF = ("serve.max_tokens=4", "serve.slots=8", "serve.limits.feedback_per_minute=null")
-SPEC = """\
-name: shop
-data: {sources: [{table: shop.csv, licence: CC0-1.0}]}
-model:
-  inputs:
-    price: {number: {scale: log}}
-    colour: category
-    sold: boolean
-    day: date
-    words: set
-    past: {events: {context: 4}}
-    note: {tokenizer: {words: 60}, context: 8}
-  trunk: {transformer: {depth: 1, width: 32, heads: 2}}
-  heads: {kind: category, weight: number, parts: labels, returned: binary}
-serve: {limits: {feedback_per_minute: null}}
-"""
 
 
 @pytest.fixture(scope="module")
 def words(template: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server of a language model whose answers are short."""
-    source, ids = template
-    folder = tmp_path_factory.mktemp("words") / "project"
-    shutil.copytree(source, folder)
-    project = load_project(folder)
-    ledger = Ledger(project.store)
-    ledger.promote(ids[0], "test")
-    with running(Site(project, Store(project.store), ledger, ids), BRIEF, "127.0.0.1") as server:
+    with copied(template, tmp_path_factory.mktemp("words") / "project") as site, running(site, BRIEF, "127.0.0.1") as server:
         yield server
-    ledger.close()
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server of a model of records with every kind of input that is no file, as it was drawn."""
-    folder = tmp_path_factory.mktemp("shop")
-    (folder / "treadle.yaml").write_text(SPEC)
-    project = load_project(folder)
-    schema, draw = Schema(project.spec.model), random.Random(0)
-    schema.fit([Record(str(n), schema.parse(row(draw)), "made up", "CC0-1.0", str(n)) for n in range(60)])
-    store, ledger = Store(project.store), Ledger(project.store)
-    id = store.identify("package", [], {}, 1)
-    with store.create(id, parents=[], config={}, version=1, seed=0) as package:
-        save_network(make_network(project.spec.model, schema.layouts, 0), package.path)
-        schema.save(package.path)
-    ledger.promote(id, "test")
-    with running(Site(project, store, ledger, (id, id, id)), (), "127.0.0.1") as server:
+    with shop_site(tmp_path_factory.mktemp("shop")) as site, running(site, (), "127.0.0.1") as server:
         yield server
-    ledger.close()
-
-
-def row(draw: random.Random) -> dict[str, Any]:
-    some = lambda *names: draw.sample(names, draw.randint(1, len(names)))  # noqa: E731
-    return {
-        "price": draw.uniform(1, 1000), "colour": draw.choice(["red", "blue"]), "sold": draw.random() < 0.5,
-        "day": f"2026-01-{draw.randint(10, 28)}", "words": some("new", "old", "rare"), "past": some("a", "b", "c", "d"),
-        "note": draw.choice(["as new", "worn"]), "kind": draw.choice(["hat", "coat"]), "weight": draw.gauss(5, 1),
-        "parts": some("zip", "button"), "returned": draw.choice(["yes", "no"]),
-    }
 
 
 def tried(server: Running, path: str, answer: str | None = None) -> set[int]:

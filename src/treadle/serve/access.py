@@ -43,6 +43,7 @@ def check_keys(host: str, ledger: Ledger) -> None:
 class Guard:
     """ASGI middleware in front of every route.
 
+    - A request must say in one way only where it ends, lest another be smuggled in behind it.
     - On loopback the Host header must name this machine, so that a web page cannot reach the server under a name of its own
       that it points here (DNS rebinding). Beyond loopback any name will do, as a key is demanded.
     - A key is demanded beyond loopback; on loopback one that is sent must be right, if the ledger has any. The page's files
@@ -64,6 +65,7 @@ class Guard:
             return
         try:
             headers = Headers(scope=scope)
+            _check_framing(headers)
             self._check_host(headers)
             key = None if _is_open(scope["path"]) else await self._check_key(headers, scope)
             scope["treadle.key"] = key
@@ -167,6 +169,19 @@ def _noting(send: Send, taken: Taken) -> Send:
 
 def _is_open(path: str) -> bool:
     return path in _OPEN or (path.startswith("/page/") and path != "/page/config.json")
+
+
+class Unframed(RequestError):
+    """Where the request ends can be read in two ways, so that what follows may belong to another: the connection is closed."""
+
+    closes = True
+
+
+def _check_framing(headers: Headers) -> None:
+    """A proxy that reads the length, before a server that reads the chunks, lets a request through unseen (RFC 9112, 6.1)."""
+    if "transfer-encoding" in headers and "content-length" in headers:
+        message = "the request has both Content-Length and Transfer-Encoding"
+        raise Unframed(message, cure="send one of them")
 
 
 def _check_kind(headers: Headers) -> None:

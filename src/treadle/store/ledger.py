@@ -111,6 +111,8 @@ class Ledger(Keys):
             connection.execute(answers.insert(), [{"at": now(), **row} for row in rows])
 
     def answer(self, id: str) -> RowMapping | None:
+        if "\0" in id:  # which no database's text can hold
+            return None
         rows = self._all(sa.select(answers).where(answers.c.id == id))
         return rows[0] if rows else None
 
