@@ -63,9 +63,13 @@ def check_response(document: dict[str, Any], response: httpx.Response) -> None:
 
 
 def ask(running: Any, path: str, body: dict[str, Any], status: int = 200) -> httpx.Response:
+    """Post ``body``; what is answered must be in the document, and so must what was asked, if it was right."""
     response: httpx.Response = running.client.post(path, json=body, timeout=60)
     assert response.status_code == status, response.text
-    check_response(document_of(running), response)
+    document = document_of(running)
+    check_response(document, response)
+    if status == 200:
+        check(document, document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"], body)
     return response
 
 
