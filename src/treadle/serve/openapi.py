@@ -38,13 +38,14 @@ STATUSES = {
          "`Retry-After` says when to ask again.",
     500: "The model or the ledger failed; the server's log says how.",
     503: "The server is stopping.",
+    504: "The answer was not done within `serve.deadline` or the request's own `timeout`.",
 }
 """What else than success is answered, with the body ``Error``."""
 
 _OPEN = (408, 421, 500)
 _KEYED = (401, 403, 408, 421, 429, 500)
 _POST = (400, 401, 403, 408, 413, 415, 421, 429, 500)
-_ASK = (*_POST, 404, 503)
+_ASK = (*_POST, 404, 503, 504)
 
 
 @dataclass(frozen=True)
