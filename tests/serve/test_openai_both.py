@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
+
+from treadle.serve.engine import Engine
 
 Serve = Callable[..., Any]
 Do = Callable[[Any], Any]
@@ -164,7 +167,16 @@ def test_errors_are_its_own_exceptions(client: Client, serve: Serve, site: Any) 
     assert 1 <= int(limited.value.response.headers["retry-after"]) <= 61
 
 
-def test_a_full_server_is_asked_again_when_it_says(client: Client, serve: Serve, until: Callable[..., None]) -> None:
+def test_a_full_server_is_asked_again_when_it_says(
+    client: Client, serve: Serve, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Engine._read
+
+    def slowly(*given: Any) -> Any:  # so that the answer is not done before the next one is asked for
+        time.sleep(0.01)
+        return real(*given)
+
+    monkeypatch.setattr(Engine, "_read", slowly)
     running = serve("serve.slots=1", "serve.queue=0")
     body: Any = {"model": "tiny", "prompt": "x", "max_tokens": 1000, "temperature": 0, "stream": True}
     with running.client.stream("POST", "/v1/completions", json=body):
