@@ -15,7 +15,7 @@ import pytest
 import torch
 from every_input import project_with_every_input
 from playwright.sync_api import Browser, Page, sync_playwright
-from sites import Running, Site, running
+from sites import Running, Site, copied, running
 from tagged import alike_project, tagged_project
 
 from treadle.core.project import load_project
@@ -24,7 +24,6 @@ from treadle.data.tokenizer import train_tokenizer
 from treadle.model.hub import save_model
 from treadle.model.model import make_model
 from treadle.store.artifacts import Store
-from treadle.store.ledger import Ledger
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 SPEC = """
@@ -72,17 +71,6 @@ def site(template: tuple[Path, tuple[str, str, str]], tmp_path: Path) -> Iterato
     """A fresh copy, with version 1 live."""
     with copied(template, tmp_path / "project") as site:
         yield site
-
-
-@contextlib.contextmanager
-def copied(template: tuple[Path, tuple[str, str, str]], folder: Path) -> Iterator[Site]:
-    source, ids = template
-    shutil.copytree(source, folder)
-    project = load_project(folder)
-    ledger = Ledger(project.store)
-    ledger.promote(ids[0], "test")
-    yield Site(project, Store(project.store), ledger, ids)
-    ledger.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import ssl
 import threading
 from collections.abc import Iterator
@@ -48,6 +49,18 @@ class Running:
 
     def complete(self, prompt: str, **fields: object) -> httpx.Response:
         return self.client.post("/v1/completions", json={"model": "tiny", "prompt": prompt, **fields}, timeout=60)
+
+
+@contextlib.contextmanager
+def copied(template: tuple[Path, tuple[str, str, str]], folder: Path) -> Iterator[Site]:
+    """A fresh copy of the template in ``folder``, with version 1 live."""
+    source, ids = template
+    shutil.copytree(source, folder)
+    project = load_project(folder)
+    ledger = Ledger(project.store)
+    ledger.promote(ids[0], "test")
+    yield Site(project, Store(project.store), ledger, ids)
+    ledger.close()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from treadle.store.keys import Key
 from treadle.store.ledger import Ledger
 
 _NAMES = ("localhost", "127.0.0.1", "[::1]")
-_OPEN = ("/", "/healthz", "/readyz")
+_OPEN = ("/", "/docs", "/healthz", "/readyz")
 _DISCARD = 16  # times the limit of a body that is read and thrown away, so that a client still reads why it was refused
 _PATIENCE = 5.0  # seconds that this may take
 
@@ -43,6 +43,7 @@ def check_keys(host: str, ledger: Ledger) -> None:
 class Guard:
     """ASGI middleware in front of every route.
 
+    - A request must say in one way only for whom it is and where it ends, lest another be smuggled in behind it.
     - On loopback the Host header must name this machine, so that a web page cannot reach the server under a name of its own
       that it points here (DNS rebinding). Beyond loopback any name will do, as a key is demanded.
     - A key is demanded beyond loopback; on loopback one that is sent must be right, if the ledger has any. The page's files
@@ -64,8 +65,10 @@ class Guard:
             return
         try:
             headers = Headers(scope=scope)
+            _check_framing(headers)
             self._check_host(headers)
             key = None if _is_open(scope["path"]) else await self._check_key(headers, scope)
+            scope["treadle.key"] = key
             if scope["method"] != "POST":
                 await self.app(scope, receive, send)
             elif key is None:
@@ -166,6 +169,24 @@ def _noting(send: Send, taken: Taken) -> Send:
 
 def _is_open(path: str) -> bool:
     return path in _OPEN or (path.startswith("/page/") and path != "/page/config.json")
+
+
+class Ambiguous(RequestError):
+    """Whose request it is, or where it ends, can be read in two ways: the connection is closed, lest what follows belong to it."""
+
+    closes = True
+
+
+def _check_framing(headers: Headers) -> None:
+    """A proxy that reads one of two lengths, or of two names, before a server that reads the other lets a request through unseen
+    (RFC 9112, 3.2 and 6.1)."""
+    codings = headers.getlist("transfer-encoding")
+    if codings and "content-length" in headers:
+        raise Ambiguous("the request has both Content-Length and Transfer-Encoding", cure="send one of them")
+    if codings and [coding.strip().lower() for coding in codings] != ["chunked"]:
+        raise Ambiguous("the request's Transfer-Encoding is another than 'chunked'", cure="send 'chunked', or Content-Length")
+    if len(headers.getlist("host")) > 1:
+        raise Ambiguous("the request has more than one Host", cure="send one")
 
 
 def _check_kind(headers: Headers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
@@ -18,14 +19,17 @@ from treadle.serve.access import Guard
 from treadle.serve.answers import record_feedback
 from treadle.serve.completions import Desk
 from treadle.serve.failures import failure, told
+from treadle.serve.flood import FloodGate
 from treadle.serve.limits import Accounts
 from treadle.serve.live import LiveModel
 from treadle.serve.lockout import Lockout
 from treadle.serve.monitor import CountRequests, Monitor
+from treadle.serve.openapi import add_openapi
 from treadle.serve.predictions import described
 from treadle.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, PredictRequest, parse
 from treadle.serve.site import add_page
 from treadle.spec.project import ProjectSpec
+from treadle.store.keys import Key
 from treadle.store.ledger import Ledger
 
 _BODY = 1_000_000
@@ -47,8 +51,9 @@ def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor
     settings = project.spec.serve
     _add_model_routes(app, project, live, Desk(project.spec.name, settings, live, ledger, monitor))
     _add_feedback(app, project, ledger, monitor)
-    _add_health(app, live, monitor)
+    _add_health(app, live, ledger, monitor)
     add_page(app, project, live)
+    add_openapi(app, project, live, host)
     app.add_exception_handler(HTTPException, _no_route)
     for kind in (RequestError, TreadleError, Exception):
         app.add_exception_handler(kind, told)
@@ -105,17 +110,23 @@ def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Des
 
 
 def _add_feedback(app: FastAPI, project: Project, ledger: Ledger, monitor: Monitor) -> None:
+    gate = FloodGate(project.spec.serve.limits, monitor)
+
     @app.post("/v1/feedback")
     async def feedback(request: Request) -> dict[str, Any]:
         said = parse(FeedbackRequest, await request.body())
-        policy = project.spec.serve.store
-        edited, found = await anyio.to_thread.run_sync(record_feedback, ledger, policy, said.answer_id, said.rating, said.edited)
+        key: Key | None = request.scope["treadle.key"]
+        gate.let(key, request.client.host if request.client else "", said.answer_id)
+        by = key.name if key else None
+        file = partial(record_feedback, ledger, project.spec.serve.store, said.answer_id, said.rating, said.edited, by)
+        edited, found = await anyio.to_thread.run_sync(file)
+        monitor.feedback_keys.labels(by or "").inc()
         for kind in filter(None, (said.rating, "edited" if edited is not None else None)):
             monitor.feedback.labels(kind).inc()
         return {"object": "feedback", "answer_id": said.answer_id, "rating": said.rating, "edited": edited, "redacted": dict(found)}
 
 
-def _add_health(app: FastAPI, live: LiveModel, monitor: Monitor) -> None:
+def _add_health(app: FastAPI, live: LiveModel, ledger: Ledger, monitor: Monitor) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
@@ -129,4 +140,7 @@ def _add_health(app: FastAPI, live: LiveModel, monitor: Monitor) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         live.measure()
+        monitor.feedback_aside.clear()
+        for reason, count in (await anyio.to_thread.run_sync(ledger.feedback_set_aside)).items():
+            monitor.feedback_aside.labels(reason).set(count)
         return Response(monitor.text(), media_type=CONTENT_TYPE_LATEST)

@@ -36,7 +36,7 @@ def failure(error: RequestError) -> JSONResponse:
         headers["retry-after"] = str(getattr(error, "retry_after", 1))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if error.status in (408, 413):
+    if error.status in (408, 413) or getattr(error, "closes", False):
         headers["connection"] = "close"
     return JSONResponse({"error": error_object(error)}, error.status, headers)
 

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus. No prompt, answer or key is ever a label."""
+"""What the server counts, for Prometheus. No prompt, answer or key is ever a label, only names of keys."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Monitor:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"treadle_{name}", text, labels, registry=self.registry)
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"treadle_{name}", text, registry=self.registry)
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"treadle_{name}", text, labels, registry=self.registry)
 
         def histogram(name: str, text: str) -> Histogram:
             return Histogram(f"treadle_{name}", text, registry=self.registry, buckets=_SECONDS)
@@ -27,6 +27,9 @@ class Monitor:
         self.answers = counter("answers", "Answers by how they ended", "finish_reason")
         self.tokens = counter("tokens", "Tokens read (prompt) and written (answer)", "direction")
         self.feedback = counter("feedback", "What users said of answers", "kind")
+        self.feedback_keys = counter("feedback_by_key", "Pieces of feedback by the name of the key; none: empty", "key")
+        self.feedback_refused = counter("feedback_refused", "Feedback that came faster than it is taken, by what was full", "limit")
+        self.feedback_aside = gauge("feedback_set_aside", "Feedback that the newest round of improvement did not use", "reason")
         self.unrecorded = counter("unrecorded_answers", "Answers that could not be written to the ledger")
         self.lockouts = counter("lockouts", "Addresses locked out after wrong keys")
         self.first_token = histogram("first_token_seconds", "From the request to its first token")

@@ -97,6 +97,9 @@ class Improve(Section):
     """Share of the feedback, by prompt, that is scored and never trained on."""
     max_loss: Fraction = 0.02
     """Largest relative rise of bits per byte on the old test part."""
+    max_share: Annotated[Fraction, Field(gt=0)] = 0.5
+    """Largest share of the feedback that one key may make up, where the others gave ``min_feedback`` usable answers; the rest is
+    set aside. 100%: no bound."""
 
 
 class Plan(Section):

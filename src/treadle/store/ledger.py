@@ -111,22 +111,34 @@ class Ledger(Keys):
             connection.execute(answers.insert(), [{"at": now(), **row} for row in rows])
 
     def answer(self, id: str) -> RowMapping | None:
+        if "\0" in id:  # which no database's text can hold
+            return None
         rows = self._all(sa.select(answers).where(answers.c.id == id))
         return rows[0] if rows else None
 
-    def record_feedback(self, answer: str, rating: str | None, edited: str | None) -> int:
-        """File what a user said of an answer; the newest of each answer counts. Raises ``UserError`` for an unknown answer."""
+    def record_feedback(self, answer: str, rating: str | None, edited: str | None, key: str | None = None) -> int:
+        """File what a user said of an answer, by the key of this name; the newest of each answer counts. Raises ``UserError`` for
+        an unknown answer."""
+        row = {"answer": answer, "at": now(), "rating": rating, "edited": edited, "key": key}
         try:
             with self._write() as connection:
-                return new_id(connection, feedback, {"answer": answer, "at": now(), "rating": rating, "edited": edited})
+                return new_id(connection, feedback, row)
         except sa.exc.IntegrityError:
             raise UserError(f"there is no answer {answer!r}", cure="take the id from the answer itself") from None
 
     def all_feedback(self) -> list[RowMapping]:
-        """Each answer's feedback in order, joined with the answer: id, answer, rating, edited, prompt, text, version, at."""
+        """Each answer's feedback in order, joined with the answer: id, answer, rating, edited, key, prompt, text, version, at."""
         columns = (*feedback.c, answers.c.prompt, answers.c.text, answers.c.version, answers.c.package)
         joined = feedback.join(answers, feedback.c.answer == answers.c.id)
         return self._all(sa.select(*columns).select_from(joined).order_by(feedback.c.id))
+
+    def feedback_set_aside(self) -> dict[str, int]:
+        """Of the corpus that was last made of users' feedback: how much was set aside, by reason."""
+        corpora = sa.select(artifacts.c.counts).where(artifacts.c.kind == "corpus").order_by(artifacts.c.at.desc())
+        for row in self._all(corpora):
+            if "keys" in row["counts"]:  # which only a corpus of feedback tells
+                return dict(row["counts"]["account"]["set_aside"])
+        return {}
 
     def totals(self) -> dict[str, int]:
         """How many answers and how much feedback there is, for the report."""
