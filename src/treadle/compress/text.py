@@ -13,6 +13,7 @@ from treadle.compress.packing import Packing
 from treadle.compress.turns import in_turn
 from treadle.core.machine import threads
 from treadle.core.progress import task
+from treadle.data.reference import References, references_of, seen_tokens
 from treadle.data.shards import END_ID, Shard
 from treadle.model.decoder import decoder_of
 from treadle.model.generate import generate, generation_threads, make_memory
@@ -20,6 +21,8 @@ from treadle.model.layers.quantized import quantize_modules
 from treadle.model.memory import TextModel
 from treadle.model.score import score_documents
 from treadle.model.text import keep_marks, load_text_model, save_text_model
+
+_TEXTS, _SPAN = 2000, 512  # documents of the training part, and tokens of each, that later texts are compared with
 
 
 class TextPacking(Packing):
@@ -58,3 +61,12 @@ class TextPacking(Packing):
         torch.set_num_threads(generation_threads(original))
         pairs = [(model, make_memory(model, 1)) for model in (original, packed)]
         return "tokens", in_turn(pairs, lambda pair: sum(1 for _ in generate(pair[0], [END_ID], tokens, memory=pair[1])))
+
+    def references(self, packed: TextModel) -> References:
+        """The tokens of texts to continue: those of pieces of training documents, each from another place, as prompts are
+        pieces."""
+        shard = Shard(self.dataset.path, "train")
+        chosen = np.unique(np.linspace(0, len(shard) - 1, min(_TEXTS, len(shard))).astype(np.int64))
+        documents = ((int(number), shard.document(int(number))[:-1]) for number in chosen)  # without its end mark
+        starts = ((text, number * 7919 % max(1, len(text) - _SPAN)) for number, text in documents)
+        return references_of({("input", "text"): seen_tokens([text[start : start + _SPAN] for text, start in starts])})
