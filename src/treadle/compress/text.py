@@ -22,7 +22,8 @@ from treadle.model.memory import TextModel
 from treadle.model.score import score_documents
 from treadle.model.text import keep_marks, load_text_model, save_text_model
 
-_TEXTS, _SPAN = 2000, 512  # documents of the training part, and tokens of each, that later texts are compared with
+_PIECES, _SPAN = 2000, 512  # of the training part that later texts are compared with: how many, and tokens of each
+_FEW = 40  # pieces at least, which are shorter then
 
 
 class TextPacking(Packing):
@@ -63,10 +64,9 @@ class TextPacking(Packing):
         return "tokens", in_turn(pairs, lambda pair: sum(1 for _ in generate(pair[0], [END_ID], tokens, memory=pair[1])))
 
     def references(self, packed: TextModel) -> References:
-        """The tokens of texts to continue: those of pieces of training documents, each from another place, as prompts are
-        pieces."""
-        shard = Shard(self.dataset.path, "train")
-        chosen = np.unique(np.linspace(0, len(shard) - 1, min(_TEXTS, len(shard))).astype(np.int64))
-        documents = ((int(number), shard.document(int(number))[:-1]) for number in chosen)  # without its end mark
-        starts = ((text, number * 7919 % max(1, len(text) - _SPAN)) for number, text in documents)
-        return references_of({("input", "text"): seen_tokens([text[start : start + _SPAN] for text, start in starts])})
+        """The tokens of texts to continue: those of pieces of the training part, evenly spaced, as prompts are pieces."""
+        tokens = Shard(self.dataset.path, "train").tokens
+        length = max(1, min(_SPAN, len(tokens) // _FEW))
+        starts = np.unique(np.linspace(0, max(0, len(tokens) - length), min(_PIECES, len(tokens) // length)).astype(np.int64))
+        pieces = (tokens[start : start + length] for start in starts)
+        return references_of({("input", "text"): seen_tokens([piece[piece != END_ID] for piece in pieces])})
