@@ -66,7 +66,7 @@ def test_outputs_are_what_the_package_answers_to_held_out_records(rain: tuple[Pa
     references = load_references(package.path)
     assert references is not None
     scorecard = workshop.store.open(package.parents[1])
-    predicted = scorecard.counts["records"] if "records" in scorecard.counts else None
+    predicted = scorecard.counts.get("records")
     rain_ = references["output", "rain"]
     assert sum(rain_.counts[3:]) == rain_.size  # always one of the two names
     assert predicted in (None, rain_.size)

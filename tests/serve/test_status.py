@@ -76,7 +76,8 @@ def test_what_keys_and_versions_did(serve: Serve, site: Any, until: Callable[...
         assert response.status_code == 200, response.text
         return response.json()
 
-    answers = [post("/v1/completions", key, model="tiny", prompt="def f", max_tokens=4, store=True) for key in ("web", "app", "web")]
+    usual = {"model": "tiny", "prompt": "def f", "max_tokens": 4, "store": True}
+    answers = [post("/v1/completions", key, **usual) for key in ("web", "app", "web")]
     site.ledger.promote(site.packages[1], "better")
     until(lambda: running.live.version.number == 2)
     answers.append(post("/v1/completions", "web", model="tiny", prompt="def f", max_tokens=7))
@@ -93,7 +94,7 @@ def test_what_keys_and_versions_did(serve: Serve, site: Any, until: Callable[...
     until(lambda: read()["feedback"]["feedback"] == 2, seconds=10)  # sums of the ledger are up to 5 s old
     found = read()
     used = [answer["usage"]["total_tokens"] for answer in answers]
-    assert [row["key"] for row in found["keys"]] == ["admin", "app", "web"] or [row["key"] for row in found["keys"]] == ["app", "web"]
+    assert {"app", "web"} <= {row["key"] for row in found["keys"]}
     keys = {row["key"]: row for row in found["keys"]}
     assert keys["web"] == {"key": "web", "requests": 6, "tokens": used[0] + used[2] + used[3], "predictions": 0,
                            "money": pytest.approx(3 * (used[0] + used[2] + used[3]) / 1000)}
