@@ -1,4 +1,5 @@
-"""What a package says of the data that it was made with: recounted by hand from the files, small, and without what few records have."""
+"""What a package says of the data that it was made with: recounted by hand from the files, small, and without what few records
+have."""
 
 from __future__ import annotations
 

@@ -95,7 +95,9 @@ def test_an_answer_is_a_span_that_goes_on_from_the_callers(serve: Serve, site: A
         assert len(hidden) < 4 or hidden not in raw, hidden
 
 
-def test_without_a_caller_it_is_a_trace_of_its_own_and_a_caller_may_want_none(serve: Serve, collector: Receiver, until: Until) -> None:
+def test_without_a_caller_it_is_a_trace_of_its_own_and_a_caller_may_want_none(
+    serve: Serve, collector: Receiver, until: Until
+) -> None:
     running = serve(f"serve.traces={collector.url}/v1/traces")
     unwanted = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
     body = {"model": "tiny", "prompt": "x", "max_tokens": 2}
@@ -103,7 +105,8 @@ def test_without_a_caller_it_is_a_trace_of_its_own_and_a_caller_may_want_none(se
     assert running.client.get("/v1/models", headers={"traceparent": "nonsense"}).status_code == 200
     assert running.client.post("/v1/completions", json=body | {"max_tokens": -1}).status_code == 400
     until(lambda: len(of_requests(collector)) == 2)
-    assert [(span.name, span.parent_span_id) for span in of_requests(collector)] == [("GET /v1/models", b""), ("POST /v1/completions", b"")]
+    assert [span.name for span in of_requests(collector)] == ["GET /v1/models", "POST /v1/completions"]
+    assert {span.parent_span_id for span in of_requests(collector)} == {b""}
     assert len({span.trace_id for span in of_requests(collector)}) == 2
     assert "gen_ai.request.model" not in attributes(of_requests(collector)[1])  # nothing answered it
 
@@ -194,7 +197,7 @@ def test_without_the_packages_the_server_does_not_start(
     live = LiveModel(site.store, site.ledger, spec.serve, monitor)
     monkeypatch.setattr(builtins, "__import__", lacking)
     try:
-        with pytest.raises(UserError, match="opentelemetry.sdk") as caught:
+        with pytest.raises(UserError, match=r"opentelemetry\.sdk") as caught:
             make_app(type(project)(project.folder, spec, project.resolved), site.ledger, live, monitor, "127.0.0.1")
         assert "pip install 'treadle[otel]'" in caught.value.cure
     finally:
