@@ -63,8 +63,8 @@ def test_a_line_says_who_asked_and_how_it_went_and_nothing_of_the_text(
     assert 0 < first.pop("seconds") < 30
     assert first == {
         "level": "info", "message": "request", "request": "my-Request_1", "method": "POST", "route": "/v1/completions",
-        "status": 200, "version": 1, "key": "web", "prompt_tokens": answer["usage"]["prompt_tokens"], "answer_tokens": 5, "records": 0,
-        "finish_reasons": ["length"],
+        "status": 200, "version": 1, "key": "web", "prompt_tokens": answer["usage"]["prompt_tokens"], "answer_tokens": 5, "records":
+        0, "finish_reasons": ["length"],
     }
     assert (feedback["route"], feedback["status"], feedback["version"]) == ("/v1/feedback", 200, None)
     assert (nowhere["route"], nowhere["status"], nowhere["key"]) == ("other", 404, "web")

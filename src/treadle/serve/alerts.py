@@ -83,7 +83,7 @@ def _of_requests(settings: watch.Alerts, monitor: Monitor) -> Iterator[tuple[str
     if settings.errors is not None and failed >= _FAILED and failed > settings.errors * asked:
         yield "errors", f"{failed} of {asked} requests of the last 5 minutes failed by the server's fault"
     if settings.refused is not None and refused >= _FEWEST and refused > settings.refused * asked:
-        yield "refused", f"{refused} of {asked} requests of the last 5 minutes were refused with 429"
+        yield "refused", f"{refused} of {asked} requests of the last 5 minutes were refused with 429, or too late"
     total = monitor.recent["total"].percentiles()
     if settings.latency is not None and total and total["count"] >= _FEWEST and total["p90"] > settings.latency:
         yield "latency", f"one of ten answers of the last 5 minutes took {total['p90']:.3g} s or more, over {settings.latency:g} s"

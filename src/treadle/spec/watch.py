@@ -33,7 +33,7 @@ class Alerts(Section):
     """Time (seconds) within which nine of ten answers of the last five minutes, at least ten, must be whole. None: no alert of
     it."""
     refused: Fraction | None = 0.2
-    """Share of the last five minutes' requests that were refused with 429, at least ten; None: no alert of it."""
+    """Share of the last five minutes' requests that were refused with 429 or too late (504), at least ten; None: no alert of it."""
     settle: _Seconds = 60.0
     """How long a condition must have been gone before its alert is over (seconds), so that one at its bound does not flicker."""
     tries: Annotated[Count, Field(ge=1, le=20)] = 6
