@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ BLOCK, BLOCKS = 500, 4
 """The counts of late are those of the last 1,500 to 2,000 observations: in blocks of 500, of which the oldest is forgotten."""
 _FIRST = 500  # lengths of prompts and answers that later ones are compared with, since training does not say what is usual
 _ROWS = 256  # records of one request that are looked at
+_SPENT = 0.1  # seconds of a processor that one look may take
 _WAITING = 256  # requests that wait to be looked at; what is beyond is not looked at
 _log = logging.getLogger("treadle.serve")
 
@@ -98,7 +100,8 @@ class Drift:
         """Count what waits, as far as it is of the live version, and judge. Called by one thread alone."""
         if live != self._version:
             self._begin(live)
-        for _ in range(_WAITING):
+        start = time.thread_time()
+        while time.thread_time() - start < _SPENT:
             try:
                 one = self._asked.get_nowait()
             except queue.Empty:

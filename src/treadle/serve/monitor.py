@@ -84,7 +84,7 @@ class Monitor:
         self.cache = {"hits": 0, "asked": 0}
         self.keys: OrderedDict[str, Use] = OrderedDict()
         self.versions: OrderedDict[int, Use] = OrderedDict()
-        self._labels: set[tuple[Kind, tuple[str, ...]]] = set()
+        self._children: dict[tuple[Kind, tuple[str, ...]], Any] = {}
 
     def text(self) -> bytes:
         """The figures in Prometheus' text format."""
@@ -148,8 +148,10 @@ class Monitor:
         return key, (key, str(version.number) if version else "none")
 
     def _of(self, kind: Any, *labels: str) -> Any:
-        self._labels.add((kind, labels))
-        return kind.labels(*labels)
+        found = self._children.get((kind, labels))
+        if found is None:
+            found = self._children[kind, labels] = kind.labels(*labels)
+        return found
 
     def _observe(self, seconds: dict[str, float | None], by: tuple[str, str], version: Version) -> None:
         kinds = {"queue": self.queued, "first_token": self.first_token, "per_token": self.per_token, "total": self.total}
@@ -174,9 +176,9 @@ class Monitor:
         if len(uses) > most:
             gone, _ = uses.popitem(last=False)
             place = -2 if uses is self.keys else -1
-            for kind, labels in [pair for pair in self._labels if pair[1][place] == str(gone)]:
+            for kind, labels in [pair for pair in self._children if pair[1][place] == str(gone)]:
                 kind.remove(*labels)
-                self._labels.discard((kind, labels))
+                del self._children[kind, labels]
         return found
 
 

@@ -38,7 +38,7 @@ class Status:
             "load": self._load(), "latency": {name: times.percentiles() for name, times in monitor.recent.items()},
             "requests": dict(monitor.outcomes), "versions": self._versions(said), "keys": self._keys(), "cost": self._cost(),
             "feedback": _feedback(said), "cache": dict(monitor.cache) if isinstance(live.worker, Engine) else None,
-            "drift": self._watch.drift.told(), "alerts": [event.as_dict() for event in self._watch.alerts.events],
+            "drift": self._watch.drift.told(), "alerts": [event.as_dict() for event in list(self._watch.alerts.events)],
         }
 
     def _load(self) -> dict[str, Any]:
