@@ -118,6 +118,15 @@ def test_what_drifted_is_seen_once_there_is_enough_of_it(statistic: drift.Statis
     assert between.level == "some"
 
 
+def test_what_chance_adds_to_an_index_is_taken_off_before_it_is_called_large() -> None:
+    expected, observed = [1000] * 30, [1337, 663] * 15
+    found = judge("psi", expected, observed, (30_000, 1000), 1000)
+    assert found.value == pytest.approx(0.337 / 2 * math.log(1.337 / 0.663))
+    assert found.value > drift.SOME["psi"] > found.value - psi_mean(30, 30_000, 1000)
+    assert found.level == "none"
+    assert judge("psi", expected, observed, (30_000, 5000), 5000).level == "some"  # where chance adds less
+
+
 def test_more_things_that_are_looked_at_need_more_proof() -> None:
     before, after = [400, 300, 200, 100], [8, 10, 14, 16]
     sizes = (1000.0, 48.0)

@@ -163,6 +163,9 @@ def test_lengths_are_held_against_a_versions_first_ones(tmp_path: Path) -> None:
         drift.look(version)
         return dict(drift.verdicts)
 
+    drift.note(written(version, [0, 1, 0, 2, 3, 0], 5))
+    drift.look(version)
+    assert sum(drift._windows["input", "text"]._blocks[0].counts) == 3  # marks that stand around texts are none of theirs
     assert set(answer(400, 50)) == {("input", "text")}
     assert answer(400, 50)["output", "answer length"].level == "none"
     found = answer(1000, 200)

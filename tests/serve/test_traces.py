@@ -18,6 +18,7 @@ from sites import Running, Site, running
 
 from treadle.core.errors import UserError
 from treadle.serve.api import make_app
+from treadle.serve.asked import Asked
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 from treadle.serve.traces import Tracer
@@ -149,7 +150,7 @@ def test_what_is_left_is_sent_at_the_end(serve: Serve, collector: Receiver, site
 
 
 def test_a_collector_that_is_slow_or_gone_is_waited_for_by_no_one(
-    serve: Serve, collector: Receiver, site: Any, caplog: pytest.LogCaptureFixture, until: Until
+    site: Any, caplog: pytest.LogCaptureFixture, until: Until
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and never answers
         for url in (f"http://127.0.0.1:{mute.getsockname()[1]}", "http://127.0.0.1:9"):
@@ -163,19 +164,43 @@ def test_a_collector_that_is_slow_or_gone_is_waited_for_by_no_one(
                     until(lambda: "traces cannot be sent to 127.0.0.1" in caplog.text)
                 start = time.monotonic()
             assert time.monotonic() - start < 9
-    assert caplog.text.count("traces cannot be sent to 127.0.0.1") <= 2  # said once each, not at each try
+
+
+def ended(tracer: Tracer) -> None:
+    one = Asked("req-1", "GET", "/healthz", status=200)
+    one.end("/healthz")
+    tracer.ended(one)
+
+
+def test_that_none_can_be_sent_is_said_once_and_that_they_can_again(
+    collector: Receiver, caplog: pytest.LogCaptureFixture, until: Until
+) -> None:
+    collector.statuses = [400, 400, 400]
+    tracer = Tracer(collector.url, "tiny")
+    for count in (1, 2, 3, 4):
+        ended(tracer)
+        until(lambda count=count: len(collector.posted) == count)
+    until(lambda: "traces are sent to 127.0.0.1 again" in caplog.text)
+    assert caplog.text.count("traces cannot be sent to 127.0.0.1") == 1
+    tracer.close()
+
+
+def test_the_end_is_not_held_up_by_a_collector_that_hangs(until: Until) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        tracer = Tracer(f"http://127.0.0.1:{mute.getsockname()[1]}", "tiny")
+        ended(tracer)
+        mute.accept()  # it is being sent, which is given up after 5 s
+        start = time.monotonic()
+        tracer.close()
+        assert time.monotonic() - start < 4
 
 
 def test_spans_beyond_what_may_wait_are_dropped(collector: Receiver) -> None:
-    from treadle.serve.asked import Asked
-
     collector.pause = 0.2
     tracer = Tracer(collector.url, "tiny")
     start = time.monotonic()
     for _ in range(20_000):
-        one = Asked("req-1", "GET", "/healthz", status=200)
-        one.end("/healthz")
-        tracer.ended(one)
+        ended(tracer)
     assert time.monotonic() - start < 30
     tracer.close()
     assert 0 < len(of_requests(collector)) < 20_000
