@@ -160,6 +160,10 @@ def test_sums_over_the_ledger_are_not_taken_at_every_look(serve: Serve, monkeypa
     running, looks = serve(), []
     real = Ledger.said
     monkeypatch.setattr(Ledger, "said", lambda self: looks.append(time.monotonic()) or real(self))
-    for _ in range(20):
+    monkeypatch.setattr("treadle.serve.status._FRESH", 3600)
+    for _ in range(5):
         status(running)
     assert len(looks) == 1
+    monkeypatch.setattr("treadle.serve.status._FRESH", 0)
+    status(running)
+    assert len(looks) == 2
