@@ -71,7 +71,8 @@ def running(site: Site, overrides: tuple[str, ...], host: str) -> Iterator[Runni
     listener = listen("127.0.0.1", 0)
     files = project.spec.serve.tls
     tls = tls_context(project.folder, files) if files else None
-    server = uvicorn.Server(configure(make_app(project, site.ledger, live, monitor, host), project.spec.serve, tls))
+    app = make_app(project, site.ledger, live, monitor, host)
+    server = uvicorn.Server(configure(app, project.spec.serve, tls))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
@@ -83,4 +84,5 @@ def running(site: Site, overrides: tuple[str, ...], host: str) -> Iterator[Runni
         live.close()
         server.should_exit = True
         thread.join()
+        app.state.watch.close()
         listener.close()

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from treadle.core.errors import RequestError, TreadleError, UserError
+from treadle.serve.asked import asked
 from treadle.serve.failures import told
 from treadle.serve.limits import Accounts, Taken
 from treadle.serve.lockout import Lockout
@@ -69,6 +70,8 @@ class Guard:
             self._check_host(headers)
             key = None if _is_open(scope["path"]) else await self._check_key(headers, scope)
             scope["treadle.key"] = key
+            if key is not None and (one := asked()) is not None:
+                one.key = key.name
             if scope["method"] != "POST":
                 await self.app(scope, receive, send)
             elif key is None:
@@ -153,7 +156,7 @@ class Guard:
 
 def scope_of(path: str) -> str:
     """What a key must open for this path."""
-    return {"/metrics": "metrics", "/v1/feedback": "feedback"}.get(path, "answer")
+    return {"/metrics": "metrics", "/v1/status": "metrics", "/v1/feedback": "feedback"}.get(path, "answer")
 
 
 def _noting(send: Send, taken: Taken) -> Send:

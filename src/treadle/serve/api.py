@@ -23,11 +23,13 @@ from treadle.serve.flood import FloodGate
 from treadle.serve.limits import Accounts
 from treadle.serve.live import LiveModel
 from treadle.serve.lockout import Lockout
-from treadle.serve.monitor import CountRequests, Monitor
+from treadle.serve.monitor import Monitor
 from treadle.serve.openapi import add_openapi
 from treadle.serve.predictions import described
 from treadle.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, PredictRequest, parse
 from treadle.serve.site import add_page
+from treadle.serve.status import Status
+from treadle.serve.watch import Watch, WatchRequests
 from treadle.spec.project import ProjectSpec
 from treadle.store.keys import Key
 from treadle.store.ledger import Ledger
@@ -51,7 +53,9 @@ def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor
     settings = project.spec.serve
     _add_model_routes(app, project, live, Desk(project.spec.name, settings, live, ledger, monitor))
     _add_feedback(app, project, ledger, monitor)
+    watch = app.state.watch = Watch(project, live, monitor)
     _add_health(app, live, ledger, monitor)
+    _add_status(app, Status(project, ledger, live, watch))
     add_page(app, project, live)
     add_openapi(app, project, live, host)
     app.add_exception_handler(HTTPException, _no_route)
@@ -62,7 +66,7 @@ def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor
         lockout=Lockout(settings.lockout, ledger, monitor),
         accounts=Accounts(ledger, settings.limits, settings.price, project.spec.plan.currency),
     )
-    app.add_middleware(CountRequests, monitor=monitor)
+    app.add_middleware(WatchRequests, watch=watch)
     return app
 
 
@@ -144,3 +148,9 @@ def _add_health(app: FastAPI, live: LiveModel, ledger: Ledger, monitor: Monitor)
         for reason, count in (await anyio.to_thread.run_sync(ledger.feedback_set_aside)).items():
             monitor.feedback_aside.labels(reason).set(count)
         return Response(monitor.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_status(app: FastAPI, status: Status) -> None:
+    @app.get("/v1/status")
+    async def now() -> JSONResponse:
+        return JSONResponse(await status.now(), headers={"cache-control": "no-store"})

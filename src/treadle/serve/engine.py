@@ -86,8 +86,10 @@ class Answer:
     tokens: int = 0
     """Tokens written; an end mark is not counted."""
     started: float = field(default_factory=time.monotonic)
+    begun: float | None = None
+    """When it got its slot (monotonic seconds)."""
     first: float | None = None
-    """When the first token came (monotonic seconds)."""
+    """When the first token came, likewise."""
     finish_reason: FinishReason | None = None
     read: int = 0
     """Prompt tokens read."""
@@ -252,7 +254,7 @@ class Engine:
                     break
                 self._line.begin(first)
                 self._line.charge(first.asker, len(first.prompt) - known)
-                first.slot, first.read, first.known = free.pop(0), known, known
+                first.slot, first.read, first.known, first.begun = free.pop(0), known, known, time.monotonic()
                 first.lookup.push(first.prompt)
                 self._active.append(first)
         for answer in gone:

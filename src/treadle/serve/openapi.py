@@ -87,6 +87,7 @@ ROUTES = (
     Route("/healthz", "Whether the process runs", "Health", _OPEN),
     Route("/readyz", "Whether it takes requests", "Ready", _OPEN),
     Route("/metrics", "Figures in Prometheus' text format", None, _KEYED),
+    Route("/v1/status", "How the server does: load, latency, versions, keys, cost, drift, alerts", "Status", _KEYED),
     Route("/openapi.json", "This document", "Document", _KEYED),
 )
 

@@ -58,7 +58,7 @@ def run_server(
     try:
         choose_runtime("float32")
         monitor = Monitor()
-        live = LiveModel(store, ledger, settings, monitor)
+        live, watch = LiveModel(store, ledger, settings, monitor), None
         try:
             shown = f"[{host}]" if ":" in host else host
             where = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
@@ -70,8 +70,9 @@ def run_server(
                 if ready:
                     ready({"name": project.spec.name, "version": number, "url": where})
 
-            config = configure(make_app(project, ledger, live, monitor, host), settings, tls)
-            server = _Server(config, live, settings.drain, greet)
+            app = make_app(project, ledger, live, monitor, host)
+            watch = app.state.watch
+            server = _Server(configure(app, settings, tls), live, settings.drain, greet)
             settle()
             try:
                 server.run(sockets=[listener])
@@ -80,13 +81,15 @@ def run_server(
                     note(ledger, "stop server", {"url": where})
         finally:
             live.close()
+            if watch is not None:
+                watch.close()
     finally:
         listener.close()
         gc.unfreeze()  # so that what is left is closed in order at the end, connections of the ledger among it
 
 
 def configure(app: ASGIApp, settings: Serve | None = None, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
-    """uvicorn's settings. It writes no access log: a server that keeps text only with consent keeps no trace of who asked."""
+    """uvicorn's settings. It writes no access log, which would name addresses and paths: ``serve.log`` says what stands in one."""
     timeouts = (settings or Serve()).timeouts
     patient = type("Patient", (Connection,), {"timeouts": timeouts})
     return uvicorn.Config(

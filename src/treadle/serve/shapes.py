@@ -101,6 +101,28 @@ def _inputs() -> dict[str, Json]:
     return {"Model": {"anyOf": [language, records]}, "Models": thing({"object": {"const": "list"}, "data": several(ref("Model"))})}
 
 
+def _status() -> Json:
+    seconds = maybe(thing({"p50": NUMBER, "p90": NUMBER, "p99": NUMBER, "count": COUNT}))
+    counts = thing(dict.fromkeys(("ok", "client_errors", "server_errors", "refused"), COUNT))
+    version = thing({
+        "version": WHOLE, "package": TEXT, "role": TEXT, "share": SHARE, "requests": COUNT, "tokens": COUNT, "total": seconds,
+        "feedback": thing({"up": COUNT, "down": COUNT, "edited": COUNT}),
+    })
+    drift = thing({"what": one("input", "output"), "name": TEXT, "statistic": TEXT, "value": NUMBER, "count": COUNT,
+                   "level": one("none", "some", "much")})
+    load = dict.fromkeys(("active", "waiting", "slots", "queue"), COUNT)
+    return thing({
+        "at": TEXT, "uptime": a("Seconds.", NUMBER), "model": TEXT, "version": WHOLE, "draining": YES,
+        "load": thing({**load, "requests_per_minute": NUMBER, "tokens_per_minute": NUMBER}),
+        "latency": a("Seconds, of the last five minutes.", by_name(seconds)), "requests": counts, "versions": several(version),
+        "keys": several(thing({"key": TEXT, "requests": COUNT, "tokens": COUNT, "predictions": COUNT, "money": NUMBER})),
+        "cost": thing({"currency": TEXT, "per_1000_requests": maybe(NUMBER), "how": TEXT}),
+        "feedback": thing({"answers": COUNT, "feedback": COUNT, "rate": NUMBER}),
+        "cache": maybe(thing({"hits": COUNT, "asked": COUNT})), "drift": several(drift),
+        "alerts": several(thing({"at": TEXT, "name": TEXT, "message": TEXT, "over": YES})),
+    })
+
+
 def responses(schema: Schema | None) -> dict[str, Json]:
     """Name -> what a response with it looks like; ``schema`` is that of a model of records."""
     error = thing({"message": a("What is wrong, and the cure.", TEXT), "type": TEXT, "param": a("The field at fault.", maybe(TEXT)),
@@ -126,6 +148,7 @@ def responses(schema: Schema | None) -> dict[str, Json]:
             "object": {"const": "feedback"}, "answer_id": TEXT, "rating": maybe(one("up", "down")),
             "edited": a("As it is kept.", maybe(TEXT)), "redacted": a("What was replaced in it, by kind.", by_name(COUNT)),
         }),
+        "Status": _status(),
         "Health": thing({"status": {"const": "ok"}}),
         "Ready": thing({
             "status": one("ready", "draining"), "version": WHOLE,

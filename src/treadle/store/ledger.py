@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,17 @@ from treadle.store.database import new_id
 from treadle.store.keys import Keys
 from treadle.store.tables import answers, artifacts, audit, deployments, feedback, lineage, now, runs
 from treadle.store.trail import append, check
+
+
+@dataclass(frozen=True)
+class Said:
+    """Of one version's answers: how many there are, how many were said something of, and what was said last of each."""
+
+    answers: int = 0
+    rated: int = 0
+    up: int = 0
+    down: int = 0
+    edited: int = 0
 
 
 class Ledger(Keys):
@@ -145,6 +157,22 @@ class Ledger(Keys):
         count = sa.func.count().label("n")
         each = (sa.select(sa.literal(table.name).label("name"), count).select_from(table) for table in (answers, feedback))
         return {row["name"]: row["n"] for row in self._all(sa.union_all(*each))}
+
+    def said(self) -> dict[int, Said]:
+        """What was said of each version's answers."""
+        newest = sa.select(sa.func.max(feedback.c.id)).group_by(feedback.c.answer)
+        last = sa.select(feedback).where(feedback.c.id.in_(newest)).subquery()
+        said = sa.or_(last.c.rating.is_not(None), last.c.edited.is_not(None))  # null takes back what was said before
+
+        def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+            return sa.func.count(sa.case((condition, 1)))
+
+        statement = sa.select(
+            answers.c.version, sa.func.count().label("answers"), count(said).label("rated"),
+            count(last.c.rating == "up").label("up"), count(last.c.rating == "down").label("down"),
+            count(last.c.edited.is_not(None)).label("edited"),
+        ).select_from(answers.outerjoin(last, last.c.answer == answers.c.id)).group_by(answers.c.version)
+        return {row["version"]: Said(*(int(row[name]) for name in Said.__annotations__)) for row in self._all(statement)}
 
     # -- the audit trail ----------------------------------------------------------------------------------------------
 
