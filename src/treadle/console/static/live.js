@@ -16,14 +16,17 @@ function since(value) {
   return days ? `${days} d ${hours % 24} h` : hours ? `${hours} h ${minutes % 60} min` : minutes ? `${minutes} min` : `${Math.floor(value)} s`;
 }
 
+const moment = (text) => String(text).replace("T", " ").replace(/(:\d\d):\d\d(\.\d+)?(Z|\+00:00)$/, "$1 UTC");
+
 const tile = (name, value, note = "") => make("div", {}, make("dt", {}, name), make("dd", {}, make("b", {}, value), make("span", {}, note)));
 
 function table(head, rows, numeric, nothing) {
   if (!rows.length) return make("p", { class: "missing" }, nothing);
   const looks = (place) => (numeric.includes(place) ? "number" : null);
   const top = make("tr", {}, ...head.map((name, place) => make("th", { scope: "col", class: looks(place) }, name)));
+  const long = (value) => (String(value).length > 24 ? "long" : null);
   const cell = (value, place) => place === 0 ? make("th", { scope: "row" }, value)
-    : make("td", { class: looks(place), "data-label": head[place] }, value);
+    : make("td", { class: looks(place) ?? long(value), "data-label": head[place] }, value);
   const body = rows.map((row) => make("tr", {}, ...row.map(cell)));
   return make("table", { class: "stacks" }, make("thead", {}, top), make("tbody", {}, ...body));
 }
@@ -31,14 +34,14 @@ function table(head, rows, numeric, nothing) {
 function draw({ load, latency, requests, versions, keys, cost, feedback, cache, drift, alerts, ...server }) {
   const { currency } = cost;
   part("alerts").replaceChildren(table(
-    ["alert", "since", "what", "over"], alerts.map(({ name, at, message, over }) => [name, at, message, over ? "over" : make("b", { class: "bad" }, "now")]),
+    ["alert", "since", "what", "over"], alerts.map(({ name, at, message, over }) => [name, moment(at), message, over ? "over" : make("b", { class: "bad" }, "now")]),
     [], "Nothing is wrong.",
   ));
   part("load").replaceChildren(
     tile("answers under way", count(load.active), `of ${count(load.slots)} slots`), tile("waiting", count(load.waiting), `room for ${count(load.queue)}`),
     tile("requests a minute", figure(load.requests_per_minute)), tile("tokens a minute", figure(load.tokens_per_minute)),
     tile("answered", count(requests.ok), "requests"), tile("refused", count(requests.refused), "over a limit or a full queue"),
-    tile("at fault: client", count(requests.client_errors)), tile("at fault: server", count(requests.server_errors)),
+    tile("wrongly asked", count(requests.client_errors), "requests"), tile("failed", count(requests.server_errors), "requests"),
     ...(cache ? [tile("read before", share(cache.asked ? cache.hits / cache.asked : null), "of prompts' tokens")] : []),
   );
   const times = [["first token", "first_token"], ["each token after", "per_token"], ["whole answer", "total"], ["in the queue", "queue"]];
@@ -71,7 +74,7 @@ function draw({ load, latency, requests, versions, keys, cost, feedback, cache, 
     [1, 2, 3, 4], "No key was used.",
   ));
   const state = server.draining ? "The server is stopping." : `Version ${server.version} of ${server.model} answers, for ${since(server.uptime)} so far.`;
-  stamp.textContent = `${state} As of ${server.at}.`;
+  stamp.textContent = `${state} As of ${moment(server.at)}.`;
   now.hidden = false;
 }
 
