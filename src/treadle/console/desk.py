@@ -27,7 +27,7 @@ PAGES = (
     ("/console/cost", "Cost"), ("/console/projects", "Projects"),
 )
 HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin", "cache-control": "no-store",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
 
 from treadle.console.desk import Desk, number_of
-from treadle.console.pictures import thumbnail
+from treadle.console.media import shown
 from treadle.serve import schema
 from treadle.serve.answers import record_feedback
 from treadle.serve.predictions import described
@@ -23,11 +24,13 @@ _CHOSEN = ("binary", "category")
 def add(desk: Desk) -> None:
     """The queue, and what is said there."""
 
-    def shown(request: Request) -> Response:
+    def waiting(request: Request) -> Response:
         skip = number_of(request, "skip")
         rows = desk.ledger.unjudged(skip + _MOST + 1)[skip:]
-        heads = {head["name"]: head for head in described(desk.inside.live.worker).get("heads", ())}
-        answers = [_answer(dict(row), heads) for row in rows[:_MOST]]
+        model = described(desk.inside.live.worker)
+        heads = {head["name"]: head for head in model.get("heads", ())}
+        days = {given["column"] for given in model.get("inputs", ()) if given["kind"] == "date"}
+        answers = [_answer(dict(row), heads, days) for row in rows[:_MOST]]
         later = skip + _MOST if len(rows) > _MOST else None
         return desk.page(
             request, "queue.html", "Feedback", answers=answers, later=later, skip=skip, store=desk.project.spec.serve.store,
@@ -43,17 +46,20 @@ def add(desk: Desk) -> None:
         desk.note(request, "label", answer=said.answer_id, rating=said.rating, edited=edited is not None)
         return {"answer_id": said.answer_id, "rating": said.rating, "edited": edited, "redacted": dict(found)}
 
-    desk.get("/console/feedback", shown)
+    desk.get("/console/feedback", waiting)
     desk.post("/console/feedback", say)
 
 
-def _answer(row: dict[str, Any], heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """An answer as its card shows it."""
+def _answer(row: dict[str, Any], heads: Mapping[str, Mapping[str, Any]], days: set[str]) -> dict[str, Any]:
+    """An answer as its card shows it; ``days`` are columns whose numbers are moments."""
     card = {name: row[name] for name in ("id", "at", "version", "prompt", "text")}
     if row["settings"].get("kind") != "prediction":
         return card | {"record": None, "heads": []}
     given, answered = json.loads(row["prompt"]), json.loads(row["text"])
-    record = [(name, thumbnail(value) if isinstance(value, str) else None, _plain(value)) for name, value in given.items()]
+    record = [
+        (name, shown(value, name) if isinstance(value, str) else None, _day(value) if name in days else _plain(value))
+        for name, value in given.items()
+    ]
     return card | {"record": record, "heads": [_head(name, value, heads.get(name, {})) for name, value in answered.items()]}
 
 
@@ -61,6 +67,15 @@ def _head(name: str, answer: Any, head: Mapping[str, Any]) -> dict[str, Any]:
     choices = list(head.get("choices", ())) if head.get("kind") in _CHOSEN else []
     said = _plain(answer)
     return {"name": name, "answer": said, "choices": choices if said in choices else [], "json": not isinstance(answer, str)}
+
+
+def _day(value: Any) -> str:
+    """A moment that is kept as seconds since 1970; what is none stays as it is."""
+    try:
+        at = datetime.fromtimestamp(value, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return _plain(value)
+    return f"{at:%Y-%m-%d}" if at.hour == at.minute == at.second == 0 else f"{at:%Y-%m-%d %H:%M:%S}"
 
 
 def _plain(value: Any) -> str:

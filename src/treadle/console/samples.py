@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from treadle.console.desk import Desk, number_of
-from treadle.console.pictures import thumbnail
+from treadle.console.media import shown
 from treadle.core.errors import RequestError
 from treadle.report.gather import gather
 from treadle.spec.units import format_size
@@ -27,7 +27,7 @@ _OWN = ("id", "source", "licence", "group", "meta")
 def add(desk: Desk) -> None:
     """Records, and what was set aside."""
 
-    def records(request: Request) -> Response:
+    def browse(request: Request) -> Response:
         found = [manifest for manifest in desk.store.all() if manifest["kind"] == "corpus"]
         if not found:
             return desk.page(request, "data.html", "Data", corpus=None)
@@ -44,7 +44,7 @@ def add(desk: Desk) -> None:
             total=total, each=_EACH, reasons=_reasons(folder),
         )
 
-    desk.get("/console/data", records)
+    desk.get("/console/data", browse)
 
 
 def _rows(path: Path, skip: int, most: int) -> Iterator[dict[str, Any]]:
@@ -72,15 +72,15 @@ def _records(folder: Path, skip: int) -> tuple[int, list[dict[str, Any]]]:
     rows = []
     for row in _rows(path, skip, _EACH):
         about = {key: row.pop(name) for name, key in own.items()}
-        rows.append({**about, "fields": [(name, *_shown(value)) for name, value in row.items()]})
+        rows.append({**about, "fields": [(name, *_shown(name, value)) for name, value in row.items()]})
     return total, rows
 
 
-def _shown(value: Any) -> tuple[Any, str]:
-    """A value of a record as a picture, where it is one, and in words."""
+def _shown(name: str, value: Any) -> tuple[Any, str]:
+    """A value of a record to be seen or heard, where it can be, and in words."""
     if isinstance(value, Mapping) and "bytes" in value:
         content = value["bytes"] or b""
-        return thumbnail(content), f"{value.get('path') or 'a file'}, {format_size(len(content))}"
+        return shown(content, name), f"{value.get('path') or 'a file'}, {format_size(len(content))}"
     said = "missing" if value is None else str(value)
     return None, said if len(said) <= _LONGEST else f"{said[:_LONGEST]}… ({len(said):,} characters)"
 

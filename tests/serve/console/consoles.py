@@ -72,8 +72,8 @@ def furnish(site: Site) -> dict[str, str]:
     ids: dict[str, str] = {}
     draw = io.BytesIO()
     Image.new("RGB", (60, 40), (200, 30, 30)).save(draw, "PNG")
-    rows = [{"text": f"def f{n}(x):\n    return x + {n}\n" if n else HOSTILE, "photo": {"bytes": draw.getvalue(), "path": f"{n}.png"}}
-            for n in range(45)]
+    texts = [HOSTILE, *(f"def f{n}(x):\n    return x + {n}\n" for n in range(1, 45))]
+    rows = [{"text": text, "photo": {"bytes": draw.getvalue(), "path": f"{n}.png"}} for n, text in enumerate(texts)]
     records = [Record(content_id(row), row, f"files/{n}.py" if n else HOSTILE, "PSF-2.0", str(n)) for n, row in enumerate(rows)]
     aside = [SetAside(HOSTILE, "secret", HOSTILE), *(SetAside(f"b{n}.py", "empty") for n in range(30))]
     account = Account(76, 45)
@@ -117,8 +117,8 @@ def train(site: Site, steps: int = 60) -> Path:
     """The workspace of a training that this process is at."""
     workspace = site.store.workspace("model-00000000000000aa")
     history(workspace, steps)
-    note = {"model": "model-00000000000000aa", "unit": "tokens", "budget": "400 steps", "steps": 400, "seconds": None, "flops": 1e6}
-    write_note(workspace, note | {"peak": 1e10})
+    note = {"model": "model-00000000000000aa", "unit": "tokens", "budget": "400 steps", "steps": 400, "seconds": None}
+    write_note(workspace, note | {"flops": 1e6, "peak": 1e10})
     return workspace
 
 
@@ -133,15 +133,17 @@ def history(folder: Path, steps: int = 100) -> None:
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def answered(site: Site, id: str, prompt: str, text: str, **settings: Any) -> None:
+def answered(site: Site, id: str, prompt: str, text: str) -> None:
     """An answer whose text is kept."""
     site.ledger.record_answer(
-        id=id, version=1, package=site.packages[0], stored=True, prompt=prompt, text=text, settings={"temperature": 0.5, **settings},
+        id=id, version=1, package=site.packages[0], stored=True, prompt=prompt, text=text, settings={"temperature": 0.5},
         prompt_tokens=4, answer_tokens=6, seconds=0.2, finish_reason="stop",
     )
 
 
-def _make(site: Site, kind: str, parents: list[str], config: Mapping[str, Any], counts: Mapping[str, Any], files: Any = None) -> str:
+def _make(
+    site: Site, kind: str, parents: list[str], config: Mapping[str, Any], counts: Mapping[str, Any], files: Any = None
+) -> str:
     id = site.store.identify(kind, parents, config, 1)
     with site.store.create(id, parents=parents, config=config, version=1, seed=0) as draft:
         (draft.path / "content.txt").write_text(kind)

@@ -67,7 +67,8 @@ def test_a_key_that_opens_the_console_signs_in_and_others_do_not(beyond: Callabl
     server = beyond()
     while datetime.now(UTC) < site.ledger.all_keys()[-1]["expires"]:
         time.sleep(0.05)
-    for key, status, words in (("tk-wrong", 401, "not known"), (shop, 403, "does not open the console"), (gone, 401, "has expired")):
+    refusals = (("tk-wrong", 401, "not known"), (shop, 403, "does not open the console"), (gone, 401, "has expired"))
+    for key, status, words in refusals:
         refused = sign_in(server, key)
         assert refused.status_code == status
         assert words in refused.json()["error"]["message"]

@@ -98,11 +98,11 @@ def test_the_keys_can_be_switched_off(served: Running, open_page: Open) -> None:
 def test_a_long_queue_is_shown_in_parts(served: Running) -> None:
     for number in range(30):
         answered(served.site, f"cmpl-{number:02}", "x", "y")
-    seen = []
-    for skip in ("", "?skip=25"):
-        seen.append(re.findall(r'data-id="(cmpl-\d+)"', served.client.get(f"/console/feedback{skip}").text))
-    assert [len(part) for part in seen] == [25, 5]
-    assert sum(seen, []) == [f"cmpl-{number:02}" for number in reversed(range(30))]
+    first, second = (
+        re.findall(r'data-id="(cmpl-\d+)"', served.client.get(f"/console/feedback{skip}").text) for skip in ("", "?skip=25")
+    )
+    assert (len(first), len(second)) == (25, 5)
+    assert first + second == [f"cmpl-{number:02}" for number in reversed(range(30))]
 
 
 def test_what_is_not_true_of_an_answer_is_told(served: Running, open_page: Open) -> None:
@@ -120,7 +120,10 @@ def test_records_are_labelled_by_choice(tmp_path: Path, open_page: Open) -> None
         given = {name: value for name, value in row(random.Random(1)).items() if name not in ("rain", "millimetres", "cloud")}
         asked = server.client.post("/v1/predict", json={"inputs": given, "store": True}).json()["predictions"][0]
         page = opened(open_page, server, "/feedback")
-        assert page.get_by_alt_text("a picture of 64 by 64 pixels").evaluate("e => e.naturalWidth") == 64
+        assert page.get_by_alt_text("photo: a picture of 64 by 64 pixels").evaluate("e => e.naturalWidth") == 64
+        page.get_by_label("sound: a recording of 8.0 kB").evaluate("e => e.play()")
+        page.wait_for_function("document.querySelector('audio').duration === 0.5")
+        expect(page.locator(".pairs").first).to_contain_text(str(given["day"]))
         page.keyboard.press("j")
         page.keyboard.press("e")
         choice = page.get_by_label("The right answer: cloud")
