@@ -10,11 +10,10 @@ import anyio.to_thread
 import jinja2
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from markupsafe import Markup
 
 import treadle
 from treadle.core.errors import RequestError, TreadleError, UserError
-from treadle.report.html import Html
+from treadle.report.html import Html, tag
 from treadle.serve.access import is_loopback
 from treadle.serve.api import Inside
 from treadle.serve.audit import note
@@ -49,7 +48,7 @@ class Desk:
             loader=jinja2.PackageLoader("treadle.console"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {"markup": _markup, "moment": _moment}
+        self._templates.filters["moment"] = _moment
 
     def get(self, path: str, shows: Shows) -> None:
         """What a GET of ``path`` shows. What goes wrong is told on a page."""
@@ -117,14 +116,9 @@ def number_of(request: Request, name: str, usual: int = 0) -> int:
     return int(given) if given.isdecimal() and len(given) < 9 else usual
 
 
-def _markup(made: Html | str) -> Markup:
-    """What report/html.py made, as it stands; anything else is text and is escaped."""
-    return Markup(made) if isinstance(made, Html) else Markup.escape(made)
-
-
-def _moment(at: datetime | None) -> Markup:
+def _moment(at: datetime | None) -> Html:
     """A moment in UTC, to the minute."""
     if at is None:
-        return Markup("")
+        return Html("")
     at = at.astimezone(UTC)
-    return Markup('<time datetime="{}">{} UTC</time>').format(f"{at:%Y-%m-%dT%H:%M:%SZ}", f"{at:%Y-%m-%d %H:%M}")
+    return tag("time", f"{at:%Y-%m-%d %H:%M} UTC", datetime=f"{at:%Y-%m-%dT%H:%M:%SZ}")

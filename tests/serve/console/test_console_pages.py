@@ -49,7 +49,8 @@ def visit(team: tuple[Running, dict[str, str]], open_page: Open) -> Callable[...
 def paths(ids: dict[str, str]) -> list[str]:
     """Of every kind of page one, and of some several."""
     compared = f"/compare?of={ids['one']}&of={ids['two']}"
-    return [*PAGES, f"/runs/{ids['two']}", compared, "/data?aside=1", "/lineage?id=v2", "/lineage?id=cmpl-hostile", "/lineage?id=v9"]
+    traced = [f"/lineage?id={name}" for name in ("v2", "cmpl-hostile", "v9")]
+    return [*PAGES, f"/runs/{ids['two']}", compared, "/data?aside=1", *traced]
 
 
 # What a screen reader needs, and what an eye does: names of controls, headings in order, landmarks, contrast (WCAG 2.2, 1.4.3).
