@@ -26,7 +26,7 @@ def add(desk: Desk) -> None:
 
     def waiting(request: Request) -> Response:
         skip = number_of(request, "skip")
-        rows = desk.ledger.unjudged(skip + _MOST + 1)[skip:]
+        rows = desk.ledger.unjudged(_MOST + 1, skip)
         model = described(desk.inside.live.worker)
         heads = {head["name"]: head for head in model.get("heads", ())}
         days = {given["column"] for given in model.get("inputs", ()) if given["kind"] == "date"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -141,12 +140,11 @@ class Ledger(Keys):
                 return dict(row["counts"]["account"]["set_aside"])
         return {}
 
-    def unjudged(self, most: int, before: datetime | None = None) -> list[RowMapping]:
-        """Answers whose text is kept and that nothing was said of, the newest ``most`` (before the moment ``before``)."""
+    def unjudged(self, most: int, skip: int = 0) -> list[RowMapping]:
+        """Answers whose text is kept and that nothing was said of, the newest first: ``most`` of them after ``skip``."""
         said = sa.exists().where(feedback.c.answer == answers.c.id)
         query = sa.select(answers).where(answers.c.stored, answers.c.text.is_not(None), ~said)
-        query = query if before is None else query.where(answers.c.at < before)
-        return self._all(query.order_by(answers.c.at.desc(), answers.c.id).limit(most))
+        return self._all(query.order_by(answers.c.at.desc(), answers.c.id).offset(skip).limit(most))
 
     def totals(self) -> dict[str, int]:
         """How many answers and how much feedback there is, for the report."""

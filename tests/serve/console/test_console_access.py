@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -228,6 +230,20 @@ def test_where_only_the_package_was_brought_every_page_says_what_there_is_not(si
     assert {path: answer.status_code for path, answer in told.items()} == dict.fromkeys(PAGES, 200)
     for path, words in (("/data", "No data has been prepared"), ("/runs", "No model was trained yet"), ("/cost", "No model was")):
         assert words in told[path].text
+
+
+def test_treadle_serve_has_the_console(site: Site) -> None:
+    command = [sys.executable, "-m", "treadle", "serve", "-f", str(site.project.folder), "--port", "0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        told = "".join(iter(process.stdout.readline, "}\n")) + "}"
+        page = httpx.get(f"{json.loads(told)['url']}/console/keys")
+        assert (page.status_code, "<h1>Keys</h1>" in page.text) == (200, True)
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 0
 
 
 def test_a_server_without_a_console_has_none(serve: Callable[..., Running]) -> None:
