@@ -19,6 +19,7 @@ from treadle.serve.api import Inside
 from treadle.serve.audit import note
 from treadle.serve.sessions import Session
 from treadle.store.artifacts import Store
+from treadle.store.keys import Key
 
 PAGES = (
     ("/console", "Overview"), ("/console/playground", "Playground"), ("/console/feedback", "Feedback"), ("/console/runs", "Runs"),
@@ -100,8 +101,8 @@ class Desk:
 
     def note(self, request: Request, action: str, **detail: Any) -> None:
         """Add to the audit trail what was done at the console, and by whom."""
-        session = session_of(request)
-        note(self.ledger, action, {**detail, "by": session.key if session else "this machine" if self.local else "a key"})
+        key: Key | None = request.scope.get("treadle.key")
+        note(self.ledger, action, {**detail, "by": key.name if key else "this machine"})
 
 
 def session_of(request: Request) -> Session | None:

@@ -40,6 +40,7 @@ def add(desk: Desk) -> None:
     def say(request: Request, body: bytes) -> dict[str, Any]:
         said = schema.parse(schema.FeedbackRequest, body)
         policy = desk.project.spec.serve.store
+        # Filed under no key: what bounds one key's share of a round is meant for users, not for the team. The audit trail has who.
         edited, found = record_feedback(desk.ledger, policy, said.answer_id, said.rating, said.edited)
         for kind in filter(None, (said.rating, "edited" if edited is not None else None)):
             desk.inside.monitor.feedback.labels(kind).inc()

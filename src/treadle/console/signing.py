@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from treadle.console.desk import Desk
 from treadle.core.errors import RequestError
 from treadle.serve import schema
+from treadle.serve.audit import note
 from treadle.serve.sessions import LIFE, check_origin, cookie_name
 from treadle.store.keys import CONSOLE, Key
 
@@ -44,7 +45,7 @@ def add(desk: Desk) -> None:
             await lockout.wrong(address)
         name = _admitted(key)
         value, _ = sessions.begin(name)
-        await run_in_threadpool(desk.note, request, "sign in", key=name)
+        await run_in_threadpool(note, desk.ledger, "sign in", {"by": name})
         secure = request.url.scheme == "https"
         response = JSONResponse({"key": name}, headers={"cache-control": "no-store"})
         response.set_cookie(

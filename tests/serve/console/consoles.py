@@ -16,11 +16,9 @@ from PIL import Image
 from sites import Running, Site, running
 
 from treadle.console.app import add_console
-from treadle.core.project import load_project
 from treadle.data.account import Account
 from treadle.data.record import MEDIA, Record, SetAside, content_id, write_records, write_set_aside
-from treadle.store.artifacts import MANIFEST, Store
-from treadle.store.ledger import Ledger
+from treadle.store.artifacts import MANIFEST
 from treadle.store.notes import write_note
 
 HOSTILE = "<script>window.hit = 1</script><img src=x onerror='window.hit = 2'>\"'></textarea><b onclick=alert(1)>"
@@ -46,18 +44,6 @@ STATUS: dict[str, Any] = {
     "alerts": [{"at": "2026-11-29T00:00:00Z", "name": "slow", "message": HOSTILE, "over": False}],
 }
 """What ``GET /v1/status`` gives, as it was recorded, with hostile names put in."""
-
-
-@contextlib.contextmanager
-def copied(template: tuple[Path, tuple[str, str, str]], folder: Path) -> Iterator[Site]:
-    """A fresh copy of ``template``, with version 1 live."""
-    source, ids = template
-    shutil.copytree(source, folder)
-    project = load_project(folder)
-    ledger = Ledger(project.store)
-    ledger.promote(ids[0], "test")
-    yield Site(project, Store(project.store), ledger, ids)
-    ledger.close()
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from consoles import HOSTILE, PAGES, STATUS, answered, console, copied, furnish, history, train
+from consoles import HOSTILE, PAGES, STATUS, answered, console, furnish, history, train
 from playwright.sync_api import Page, Route, expect
-from sites import Running
+from sites import Running, copied
 
 Template = tuple[Path, tuple[str, str, str]]
 Open = Callable[..., Page]
