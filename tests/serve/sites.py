@@ -14,7 +14,7 @@ import httpx
 import uvicorn
 
 from treadle.core.project import Project, load_project
-from treadle.serve.api import make_app
+from treadle.serve.api import Also, make_app
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 from treadle.serve.server import configure, listen
@@ -64,14 +64,14 @@ def copied(template: tuple[Path, tuple[str, str, str]], folder: Path) -> Iterato
 
 
 @contextlib.contextmanager
-def running(site: Site, overrides: tuple[str, ...], host: str) -> Iterator[Running]:
+def running(site: Site, overrides: tuple[str, ...], host: str, also: Also | None = None) -> Iterator[Running]:
     project = load_project(site.project.folder, overrides)
     monitor = Monitor()
     live = LiveModel(site.store, site.ledger, project.spec.serve, monitor)
     listener = listen("127.0.0.1", 0)
     files = project.spec.serve.tls
     tls = tls_context(project.folder, files) if files else None
-    app = make_app(project, site.ledger, live, monitor, host)
+    app = make_app(project, site.ledger, live, monitor, host, also)
     server = uvicorn.Server(configure(app, project.spec.serve, tls))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

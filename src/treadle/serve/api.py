@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +29,7 @@ from treadle.serve.monitor import Monitor
 from treadle.serve.openapi import add_openapi
 from treadle.serve.predictions import described
 from treadle.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, PredictRequest, parse
+from treadle.serve.sessions import Sessions
 from treadle.serve.site import add_page
 from treadle.serve.status import Status
 from treadle.serve.watch import Watch, WatchRequests
@@ -46,8 +49,28 @@ def longest_body(spec: ProjectSpec) -> int:
     return _MEDIA_BODY if any(given.kind in ("image", "audio") for given in spec.model.inputs.values()) else _BODY
 
 
-def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str) -> FastAPI:
-    """The API and the page of ``project``, answered by ``live``; ``host`` is the address that is listened on."""
+@dataclass(frozen=True)
+class Inside:
+    """What a server is made of, for those who add to it."""
+
+    project: Project
+    ledger: Ledger
+    live: LiveModel
+    monitor: Monitor
+    host: str
+    lockout: Lockout
+    sessions: Sessions
+
+
+Also = Callable[[FastAPI, Inside], None]
+"""Adds routes to a server."""
+
+
+def make_app(
+    project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str, also: Also | None = None
+) -> FastAPI:
+    """The API and the page of ``project``, answered by ``live``, and what ``also`` adds; ``host`` is the address that is listened
+    on."""
     # FastAPI's own pages about the API load their scripts from elsewhere.
     app = FastAPI(title=project.spec.name, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     settings = project.spec.serve
@@ -58,12 +81,15 @@ def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor
     _add_status(app, Status(project, ledger, live, watch))
     add_page(app, project, live)
     add_openapi(app, project, live, host)
+    lockout, sessions = Lockout(settings.lockout, ledger, monitor), Sessions()
+    if also is not None:
+        also(app, Inside(project, ledger, live, monitor, host, lockout, sessions))
     app.add_exception_handler(HTTPException, _no_route)
     for kind in (RequestError, TreadleError, Exception):
         app.add_exception_handler(kind, told)
     app.add_middleware(
         Guard, ledger=ledger, host=host, max_body=longest_body(project.spec),
-        lockout=Lockout(settings.lockout, ledger, monitor),
+        lockout=lockout, sessions=sessions,
         accounts=Accounts(ledger, settings.limits, settings.price, project.spec.plan.currency),
     )
     app.add_middleware(WatchRequests, watch=watch)

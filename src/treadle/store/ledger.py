@@ -152,6 +152,12 @@ class Ledger(Keys):
                 return dict(row["counts"]["account"]["set_aside"])
         return {}
 
+    def unjudged(self, most: int, skip: int = 0) -> list[RowMapping]:
+        """Answers whose text is kept and that nothing was said of, the newest first: ``most`` of them after ``skip``."""
+        said = sa.exists().where(feedback.c.answer == answers.c.id)
+        query = sa.select(answers).where(answers.c.stored, answers.c.text.is_not(None), ~said)
+        return self._all(query.order_by(answers.c.at.desc(), answers.c.id).offset(skip).limit(most))
+
     def totals(self) -> dict[str, int]:
         """How many answers and how much feedback there is, for the report."""
         count = sa.func.count().label("n")
