@@ -27,7 +27,7 @@ LAYERS = (
     ("store",),
     ("prepare", "train", "evaluate", "compress", "serve", "feedback", "plan", "report", "ship"),
     ("settle",),
-    ("pipeline", "tune", "check", "scaffold", "show", "starter"),
+    ("pipeline", "tune", "check", "scaffold", "show", "starter", "console"),
     ("cli",),
     ("__main__", "recipes"),
 )

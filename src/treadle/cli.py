@@ -27,7 +27,8 @@ _MODULES = {
     "report": "treadle.report.page", "ledger": "treadle.store.ledger", "artifacts": "treadle.store.artifacts",
     "seed": "treadle.store.seed", "ship": "treadle.ship.package",
     "watch": "treadle.report.watch", "compare": "treadle.report.compare",
-    "keys": "treadle.store.keys", "show": "treadle.show", "tune": "treadle.tune", "plan": "treadle.plan.estimate",
+    "keys": "treadle.store.keys", "console": "treadle.console.app",
+    "show": "treadle.show", "tune": "treadle.tune", "plan": "treadle.plan.estimate",
 }
 
 app = typer.Typer(
@@ -252,13 +253,14 @@ def serve(
     seed: Annotated[Path | None, typer.Option(help="Make the version live that this seed.json of a packaged folder names.")] = None,
     json: Json = False,
 ) -> None:
-    """Serve the live version: an OpenAI-compatible API, and a page with feedback."""
+    """Serve the live version: an OpenAI-compatible API, a page with feedback, and the team's console at /console."""
     with _command(json) as output:
         project = _project(file, set)
         store, ledger = _use("artifacts").Store(project.store), _ledger(project)
         if seed is not None:
             _use("seed").Seed.read(seed).sow(ledger)
-        _use("serve").run_server(project, store, ledger, host, port, output.give if json else None)
+        ready, console = output.give if json else None, _use("console").add_console
+        _use("serve").run_server(project, store, ledger, host, port, ready, console)
 
 
 @app.command()
@@ -344,7 +346,8 @@ def compare(
 def key_add(
     name: Annotated[str, typer.Argument(help="Who will use it.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="What it opens: answer, feedback or metrics; again for more. Default: all three.")
+        list[str] | None, typer.Option(help="What it opens: answer, feedback, metrics or console; again for more. "
+                                        "Default: the first three.")
     ] = None,
     expires: Annotated[str | None, typer.Option(help="How long it is good ('30 days'), or its last day ('2027-01-31').")] = None,
     limit: Annotated[
@@ -357,7 +360,7 @@ def key_add(
         keys, project = _use("keys"), _project(file, None)
         until = keys.parse_expiry(expires) if expires is not None else None
         own = keys.parse_limits(limit or [], priced=project.spec.serve.price.known)
-        made = _ledger(project).add_key(name, scope or keys.SCOPES, until, own)
+        made = _ledger(project).add_key(name, scope or keys.USUAL, until, own)
         output.give({"name": name, "key": made, "expires": until, "limits": own}, [made])
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from every_input import project_with_every_input
 from playwright.sync_api import Browser, Page, sync_playwright
-from sites import Running, Site, running
+from sites import Running, Site, copied, running
 from stand_in import install
 from stands import Ask, Stand
 from tagged import alike_project, tagged_project
@@ -30,7 +30,6 @@ from treadle.model.model import make_model
 from treadle.serve.version import Version
 from treadle.serve.vllm import VllmEngine
 from treadle.store.artifacts import Store
-from treadle.store.ledger import Ledger
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 SPEC = """
@@ -78,17 +77,6 @@ def site(template: tuple[Path, tuple[str, str, str]], tmp_path: Path) -> Iterato
     """A fresh copy, with version 1 live."""
     with copied(template, tmp_path / "project") as site:
         yield site
-
-
-@contextlib.contextmanager
-def copied(template: tuple[Path, tuple[str, str, str]], folder: Path) -> Iterator[Site]:
-    source, ids = template
-    shutil.copytree(source, folder)
-    project = load_project(folder)
-    ledger = Ledger(project.store)
-    ledger.promote(ids[0], "test")
-    yield Site(project, Store(project.store), ledger, ids)
-    ledger.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import ssl
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import httpx
 import uvicorn
 
 from treadle.core.project import Project, load_project
-from treadle.serve.api import make_app
+from treadle.serve.api import Also, make_app
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 from treadle.serve.server import configure, listen
@@ -51,14 +52,27 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(site: Site, overrides: tuple[str, ...], host: str) -> Iterator[Running]:
+def copied(template: tuple[Path, tuple[str, str, str]], folder: Path) -> Iterator[Site]:
+    """A fresh copy of the template in ``folder``, with version 1 live."""
+    source, ids = template
+    shutil.copytree(source, folder)
+    project = load_project(folder)
+    ledger = Ledger(project.store)
+    ledger.promote(ids[0], "test")
+    yield Site(project, Store(project.store), ledger, ids)
+    ledger.close()
+
+
+@contextlib.contextmanager
+def running(site: Site, overrides: tuple[str, ...], host: str, also: Also | None = None) -> Iterator[Running]:
     project = load_project(site.project.folder, overrides)
     monitor = Monitor()
     live = LiveModel(site.store, site.ledger, project.spec.serve, monitor)
     listener = listen("127.0.0.1", 0)
     files = project.spec.serve.tls
     tls = tls_context(project.folder, files) if files else None
-    server = uvicorn.Server(configure(make_app(project, site.ledger, live, monitor, host), project.spec.serve, tls))
+    app = make_app(project, site.ledger, live, monitor, host, also)
+    server = uvicorn.Server(configure(app, project.spec.serve, tls))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
@@ -70,4 +84,5 @@ def running(site: Site, overrides: tuple[str, ...], host: str) -> Iterator[Runni
         live.close()
         server.should_exit = True
         thread.join()
+        app.state.watch.close()
         listener.close()

@@ -252,7 +252,7 @@ def test_a_client_that_goes_away_frees_its_slot_and_the_answer_is_filed(serve: S
             until(lambda: running.live.busy)
         until(lambda: not running.live.busy)
     until(lambda: running.site.ledger.totals()["answers"] == 2)
-    assert 'treadle_answers_total{finish_reason="cancelled"} 2.0' in running.client.get("/metrics").text
+    assert 'treadle_answers_total{finish_reason="cancelled",key="none",version="1"} 2.0' in running.client.get("/metrics").text
     assert running.complete("x", max_tokens=1).status_code == 200
 
 
@@ -307,9 +307,11 @@ def test_health_readiness_and_figures(serve: Serve) -> None:
     assert running.client.get("/readyz").json() == {"status": "ready", "version": 1, "failed": None}
     text = running.client.get("/metrics").text
     for line in (
-        'treadle_requests_total{route="/v1/completions",status="200"} 1.0',
-        'treadle_requests_total{route="other",status="404"} 1.0',
-        'treadle_tokens_total{direction="answer"} 3.0', "treadle_first_token_seconds_count 1.0", "treadle_answer_seconds_count 1.0",
+        'treadle_requests_total{key="none",route="/v1/completions",status="200",version="1"} 1.0',
+        'treadle_requests_total{key="none",route="other",status="404",version="none"} 1.0',
+        'treadle_tokens_total{direction="answer",key="none",version="1"} 3.0',
+        'treadle_first_token_seconds_count{key="none",version="1"} 1.0',
+        'treadle_answer_seconds_count{key="none",version="1"} 1.0',
         "treadle_active_slots 0.0", "treadle_queue_length 0.0", "treadle_live_version 1.0", "treadle_swap_failed 0.0",
     ):
         assert line in text

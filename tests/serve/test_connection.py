@@ -205,7 +205,7 @@ def test_a_client_that_leaves_by_half_frees_its_slot(
     connection.shutdown(socket.SHUT_WR)
     until(lambda: running.complete("x", max_tokens=1).status_code == 200, seconds=10)
     until(lambda: site.ledger.totals()["answers"] == 2)
-    assert 'treadle_answers_total{finish_reason="cancelled"} 1.0' in running.client.get("/metrics").text
+    assert 'treadle_answers_total{finish_reason="cancelled",key="none",version="1"} 1.0' in running.client.get("/metrics").text
 
 
 def test_who_leaves_by_half_with_an_answer_unread_is_gone_at_once_and_cut_off(until: Callable[..., None]) -> None:

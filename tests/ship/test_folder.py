@@ -169,5 +169,5 @@ def test_a_licence_cannot_end_the_line_that_it_stands_on(tmp_path: Path):
 
 def test_no_mark_of_a_template_is_left(home: Home):
     for path in home.folder.rglob("*"):
-        if path.is_file() and path.suffix not in (".whl", ".safetensors"):
+        if path.is_file() and path.suffix not in (".whl", ".safetensors", ".so"):
             assert "{{" not in path.read_text(encoding="utf-8"), path

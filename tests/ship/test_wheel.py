@@ -92,6 +92,9 @@ def test_pins_follow_extras_and_markers_and_leave_gpus_out(monkeypatch: pytest.M
         a=("2.1+cpu", ['d; extra == "fast"', "nvidia-thing", "triton", "treadle"]), d=("3", []), e=("4", []),
     )
     assert pins() == {"a": "2.1", "d": "3", "e": "4"}
+    installed(monkeypatch, treadle=("1", ["a", 'c; extra == "otel"']), a=("2", []), c=("5", []))
+    assert pins("treadle[otel]") == {"a": "2", "c": "5"}
+    assert pins() == {"a": "2"}
 
 
 def test_what_is_needed_and_not_installed_is_named(monkeypatch: pytest.MonkeyPatch):

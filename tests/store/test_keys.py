@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from earlier import AT, SECRET, make_earlier
 
 from treadle.core.errors import UserError
-from treadle.store.keys import SCOPES, Use, parse_expiry, parse_limits
+from treadle.store.keys import SCOPES, USUAL, Use, parse_expiry, parse_limits
 from treadle.store.ledger import Ledger
 
 Open = Callable[[], Ledger]
@@ -64,7 +64,7 @@ def test_a_key_keeps_its_scopes_and_its_end(ledger: Ledger) -> None:
     assert (both.scopes, both.expires) == ({"answer", "feedback"}, None)
     every = ledger.find_key(ledger.add_key("every"))
     assert every is not None
-    assert every.scopes == set(SCOPES)
+    assert every.scopes == set(USUAL)
     assert [(row["name"], row["scopes"], row["expires"]) for row in ledger.all_keys()] == [
         ("scraper", "metrics", end), ("both", "answer feedback", None), ("every", "answer feedback metrics", None),
     ]

@@ -148,6 +148,18 @@ def test_answers_and_feedback(ledger: Ledger) -> None:
     assert ledger.totals() == {"answers": 2, "feedback": 2}
 
 
+def test_feedback_of_an_earlier_ledger_is_by_no_key(open_ledger: Open) -> None:
+    earlier = open_ledger()
+    earlier.record_answer(**answer("answer-1"))
+    earlier.record_feedback("answer-1", "up", None, "app")
+    with earlier._engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE feedback DROP COLUMN key")
+    earlier.close()
+    ledger = open_ledger()
+    ledger.record_feedback("answer-1", "down", None, "app")
+    assert [(row["rating"], row["key"]) for row in ledger.all_feedback()] == [("up", None), ("down", "app")]
+
+
 def test_feedback_to_an_unknown_answer_is_refused(ledger: Ledger) -> None:
     with pytest.raises(UserError, match="there is no answer 'answer-9'"):
         ledger.record_feedback("answer-9", "up", None)

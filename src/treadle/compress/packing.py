@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from treadle.data.reference import References
 from treadle.store.artifacts import Artifact
 
 
@@ -44,3 +45,8 @@ class Packing(ABC):
     @abstractmethod
     def speeds(self, original: Any, packed: Any) -> tuple[str, list[float]]:
         """A unit, and how many of it each of the two does in a second, taken in turn."""
+
+    def references(self, packed: Any) -> References:
+        """What of the training part and of ``packed``'s own answers later ones are compared with; nothing for what is never
+        asked."""
+        return {}

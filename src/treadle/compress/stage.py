@@ -15,9 +15,10 @@ from treadle.compress.text import TextPacking
 from treadle.core.errors import GateRefused
 from treadle.core.machine import threads
 from treadle.core.project import Project
+from treadle.data.reference import save_references
 from treadle.store.artifacts import Artifact, Draft, Store
 
-VERSION = 3
+VERSION = 4
 
 
 def compress_model(project: Project, store: Store, model: Artifact, scorecard: Artifact, dataset: Artifact) -> Artifact:
@@ -51,6 +52,8 @@ def _pack(packing: Packing, draft: Draft, quantize: str, limit: float) -> None:
         cure = "raise compress.max_drift, or set compress.quantize: none"
         message = f"{quantize} weights raise the {packing.measure} from {before:.4f} to {after:.4f}"
         raise GateRefused(f"{message}: {drift:+.2%}, more than {limit:.2%}", cure=cure)
+    if usual := packing.references(packed):
+        save_references(draft.path, usual)
     key = packing.measure.replace(" ", "_")
     found: list[dict[str, Any]] = [
         {"bytes": _size(packing.model.path), key: before}, {"bytes": _size(draft.path), key: after},

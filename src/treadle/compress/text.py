@@ -13,6 +13,7 @@ from treadle.compress.packing import Packing
 from treadle.compress.turns import in_turn
 from treadle.core.machine import threads
 from treadle.core.progress import task
+from treadle.data.reference import References, references_of, seen_tokens
 from treadle.data.shards import END_ID, Shard
 from treadle.model.decoder import decoder_of
 from treadle.model.generate import generate, generation_threads, make_memory
@@ -20,6 +21,9 @@ from treadle.model.layers.quantized import quantize_modules
 from treadle.model.memory import TextModel
 from treadle.model.score import score_documents
 from treadle.model.text import keep_marks, load_text_model, save_text_model
+
+_PIECES, _SPAN = 2000, 512  # of the training part that later texts are compared with: how many, and tokens of each
+_FEW = 40  # pieces at least, which are shorter then
 
 
 class TextPacking(Packing):
@@ -58,3 +62,11 @@ class TextPacking(Packing):
         torch.set_num_threads(generation_threads(original))
         pairs = [(model, make_memory(model, 1)) for model in (original, packed)]
         return "tokens", in_turn(pairs, lambda pair: sum(1 for _ in generate(pair[0], [END_ID], tokens, memory=pair[1])))
+
+    def references(self, packed: TextModel) -> References:
+        """The tokens of texts to continue: those of pieces of the training part, evenly spaced, as prompts are pieces."""
+        tokens = Shard(self.dataset.path, "train").tokens
+        length = max(1, min(_SPAN, len(tokens) // _FEW))
+        starts = np.unique(np.linspace(0, max(0, len(tokens) - length), min(_PIECES, len(tokens) // length)).astype(np.int64))
+        pieces = (tokens[start : start + length] for start in starts)
+        return references_of({("input", "text"): seen_tokens([piece[piece != END_ID] for piece in pieces])})

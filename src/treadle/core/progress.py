@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -16,8 +16,20 @@ console = Console(stderr=True, highlight=False)
 _PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
+_sayers: list[Callable[[str], None]] = []
+
+
+def said_by(speak: Callable[[str], None]) -> Callable[[], None]:
+    """From now on ``say`` calls ``speak``, until what is given back is called."""
+    _sayers.append(speak)
+    return lambda: _sayers.remove(speak) if speak in _sayers else None
+
+
 def say(text: str) -> None:
     """One line for the person who waits; never on standard output, which belongs to results."""
+    if _sayers:
+        _sayers[-1](text)
+        return
     console.print(text, markup=False, soft_wrap=True)
 
 

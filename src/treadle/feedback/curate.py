@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from tokenizers import Tokenizer
 
@@ -21,10 +21,11 @@ from treadle.data.schema import Schema
 from treadle.data.shards import END_ID, Document, write_shard
 from treadle.data.tokenizer import encode_all, load_tokenizer
 from treadle.feedback.records import as_record, write_parts
+from treadle.feedback.shares import AGAIN, OVER, over_share, told
 from treadle.store.artifacts import Artifact, Store
 from treadle.store.ledger import Ledger
 
-CORPUS_VERSION = 1
+CORPUS_VERSION = 2
 DATASET_VERSION = 1
 HELD_OUT_FLOOR = 5
 """Fewer held-out answers give no interval worth the name."""
@@ -33,38 +34,63 @@ LICENCE = "user feedback, given with consent"
 
 
 def curate(
-    rows: Sequence[Mapping[str, Any]], schema: Schema | None = None
+    rows: Sequence[Mapping[str, Any]], schema: Schema | None = None, share: float = 1.0, least: int = 0, seed: int = 0
 ) -> tuple[list[Record], list[SetAside], Account]:
     """Rows of ``Ledger.all_feedback`` -> records, what is set aside, and the account. Records have the fields ``prompt`` and
     ``answer``, or those of ``schema``.
 
-    An edited answer teaches the edit, one that was accepted teaches itself. Only the newest word on each answer counts.
+    An edited answer teaches the edit, one that was accepted teaches itself. Only the newest word on each answer counts, of one
+    key's edits of the same prompt or record the newest, and of one key's records at most ``share`` of all where the others gave
+    ``least``.
     """
     newest = {row["answer"]: row["id"] for row in rows}
+    read = [_read(row, schema, newest) for row in rows]
+    last = {(row["key"], found.group): row["id"] for row, found in zip(rows, read, strict=True) if _edit(found, row)}
+    usable: dict[str, tuple[Record, str | None]] = {}
+    reasons: list[str | None] = []
+    for row, found in zip(rows, read, strict=True):
+        if isinstance(found, str):
+            reasons.append(found)
+        elif _edit(found, row) and last[row["key"], found.group] != row["id"]:
+            reasons.append(AGAIN)
+        else:
+            reasons.append("said before" if found.id in usable else None)
+            first, by = usable.get(found.id, (found, row.get("key")))
+            usable[found.id] = first, by if by == row.get("key") else None  # what two say is no one's flood
+    over = over_share(usable.values(), share, least, seed)
     account, records, aside = Account(), [], []
-    seen: dict[str, str] = {}
-    for row in rows:
+    for row, found, reason in zip(rows, read, reasons, strict=True):
         account.entered += 1
-        source = f"answer {row['answer']}"
-        answer = row["edited"] if row["edited"] is not None else row["text"]
-        reason = _unusable(row, newest, answer)
-        record = None
-        if reason is None:
-            try:
-                record = as_record(row, str(answer), schema, LICENCE) if schema else _text_record(row, str(answer))
-                reason = "said before" if record.id in seen else None
-                seen.setdefault(record.id, source)
-            except BadValue as error:
-                reason = error.reason
-        if record is not None and reason is None:
+        if isinstance(found, Record) and reason is None and found.id in over:
+            reason = OVER
+        if isinstance(found, Record) and reason is None:
             kind = "edited" if row["edited"] is not None else "accepted"
-            records.append(replace(record, meta={"feedback": row["id"], "kind": kind, "version": row["version"]}))
+            meta = {"feedback": row["id"], "kind": kind, "version": row["version"], "key": row.get("key")}
+            records.append(replace(found, meta=meta))
             account.kept += 1
         else:
             assert reason is not None
-            aside.append(SetAside(source, reason, f"feedback {row['id']}"))
+            by = f" by the key {row['key']!r}" if row.get("key") else ""
+            aside.append(SetAside(f"answer {row['answer']}", reason, f"feedback {row['id']}{by}"))
             account.set_aside[reason] += 1
     return records, aside, account
+
+
+def _read(row: Mapping[str, Any], schema: Schema | None, newest: Mapping[str, int]) -> Record | str:
+    """What the row teaches, or why it teaches nothing."""
+    answer = row["edited"] if row["edited"] is not None else row["text"]
+    reason = _unusable(row, newest, answer)
+    if reason is not None:
+        return reason
+    try:
+        return as_record(row, str(answer), schema, LICENCE) if schema else _text_record(row, str(answer))
+    except BadValue as error:
+        return error.reason
+
+
+def _edit(found: Record | str, row: Mapping[str, Any]) -> TypeGuard[Record]:
+    """Whether it is an edit that a key can take the place of."""
+    return isinstance(found, Record) and row["edited"] is not None and row.get("key") is not None
 
 
 def _text_record(row: Mapping[str, Any], answer: str) -> Record:
@@ -87,8 +113,9 @@ def feedback_corpus(project: Project, store: Store, ledger: Ledger, base: Artifa
     too little for a round."""
     rows = [dict(row) for row in ledger.all_feedback()]
     schema = Schema.load(base.path) if (base.path / FIELDS_FILE).exists() else None
-    records, aside, account = curate(rows, schema)
-    least = project.spec.improve.min_feedback
+    settings = project.spec.improve
+    least = settings.min_feedback
+    records, aside, account = curate(rows, schema, settings.max_share, least, project.spec.seed)
     if len(records) < least:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(account.set_aside.items()))
         cure = "collect more on the page or by POST /v1/feedback, or lower improve.min_feedback"
@@ -103,7 +130,8 @@ def feedback_corpus(project: Project, store: Store, ledger: Ledger, base: Artifa
         write_set_aside(draft.path / "quarantine.parquet", aside)
         size = sum(len(str(value).encode()) for record in records for value in record.fields.values())
         answers = {"pattern": "users' feedback", "licence": LICENCE, "files": len(records), "bytes": size}
-        draft.counts.update({"account": account.as_dict(), "bytes": size, "redacted": {}, "sources": [answers]})
+        keys = told(rows, (record.meta["key"] for record in records))
+        draft.counts.update({"account": account.as_dict(), "bytes": size, "redacted": {}, "sources": [answers], "keys": keys})
     return making.open()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from treadle.core import native
 from treadle.core.native import Kernels
+from treadle.model.adapter import Adapter
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.quantized import Int8Rows
 from treadle.model.model import LanguageModel
@@ -41,6 +42,8 @@ class Pass:
     """(R, P) int64: the pages of each text, in order."""
     which: Sequence[int]
     """Tokens (A,) for which the scores of what follows are asked."""
+    adapters: Sequence[int] = ()
+    """The place among ``Decoder.adapters`` of each text's (R,), -1 where it has none; where left out, no text has one."""
 
 
 class Pages:
@@ -66,6 +69,7 @@ class Decoder:
 
     def __init__(self, model: LanguageModel, run: Kernels, threads: int) -> None:
         self.shape, self.run, self.threads = model.shape, run, threads
+        self.adapters: Sequence[Adapter] = ()
         held = _matrices(model)
         eight = all(isinstance(m, Int8Rows) for m in held)
         exact = not eight and all(bool((m.weight.bfloat16().float() == m.weight.float()).all()) for m in held)
@@ -98,11 +102,20 @@ class Decoder:
         s, scores = self.shape, torch.empty(len(given.which), self.shape.vocabulary)
         sizes = [
             self.threads, s.depth, s.width, s.heads, s.kv_heads, s.head_dim, s.hidden, s.vocabulary, s.context, pages.count,
-            len(given.ids), len(given.which), given.table.shape[1],
+            len(given.ids), len(given.which), given.table.shape[1], 0,
         ]
+        of: list[int] | None = None
+        ranks: list[int] | None = None
+        matrices: list[Tensor | None] | None = None
+        if any(adapter >= 0 for adapter in given.adapters):
+            of = [given.adapters[text] for text in given.texts]
+            ranks = [rank for adapter in self.adapters for rank in adapter.ranks]
+            matrices = [matrix for adapter in self.adapters for matrix in adapter.matrices]
+            sizes[-1] = max(ranks)
         done = self.run(
             "decode", self.kind, sizes, s.norm_eps, self.weights, self.rope, list(given.ids), list(given.places),
-            list(given.texts), given.table, list(given.which) or [0], pages.keys, pages.values, scores,
+            list(given.texts), given.table, list(given.which) or [0], pages.keys, pages.values, scores, of, ranks,
+            matrices,
         )
         if not done:
             raise MemoryError(f"no memory for a pass of {len(given.ids)} tokens")

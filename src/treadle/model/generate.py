@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from treadle.core.errors import UserError
 from treadle.core.machine import threads
+from treadle.model.adapter import Adapter
 from treadle.model.memory import Cache, Memory, Part, States, TextModel
 from treadle.model.model import LanguageModel
 from treadle.model.paged import paged_memory
@@ -16,12 +18,18 @@ SMALL = 20_000_000
 """Parameters below which one thread generates."""
 
 
-def make_memory(model: TextModel, slots: int, most: int | None = None) -> Memory:
+def make_memory(model: TextModel, slots: int, most: int | None = None, adapters: Sequence[Adapter] = ()) -> Memory:
     """An empty memory for ``slots`` sequences: read by a compiled decoder where there can be one, which holds keys and values of at
-    most so many bytes, but of one whole context in any case; None: of a whole context in each slot."""
-    if not isinstance(model, LanguageModel):
-        return States(model, slots)
-    return paged_memory(model, slots, generation_threads(model), most) or Cache(model.shape, slots)
+    most so many bytes, but of one whole context in any case; None: of a whole context in each slot. Raises ``UserError`` where
+    there are ``adapters`` and no such decoder."""
+    paged = paged_memory(model, slots, generation_threads(model), most) if isinstance(model, LanguageModel) else None
+    if paged is not None:
+        paged.decoder.adapters = adapters
+        return paged
+    if adapters:
+        cure = "install a C compiler, name one in CC, or leave serve.adapters out"
+        raise UserError("adapters need the kernels of a transformer, which this machine or this model does not have", cure=cure)
+    return Cache(model.shape, slots) if isinstance(model, LanguageModel) else States(model, slots)
 
 
 def generation_threads(model: TextModel) -> int:

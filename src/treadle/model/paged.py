@@ -30,6 +30,7 @@ class Paged(Memory):
         self._held: list[list[int]] = [[] for _ in range(slots)]
         self._tokens: list[list[int]] = [[] for _ in range(slots)]
         self._digests: list[list[bytes]] = [[] for _ in range(slots)]
+        self._adapters, self._seeds = [-1] * slots, [b""] * slots
         self._promised = [0] * slots  # pages that a slot may still take
         self._free = list(range(count))
         self._users = [0] * count
@@ -45,10 +46,11 @@ class Paged(Memory):
     def has_weights(self) -> bool:
         return True
 
-    def admit(self, slot: int, tokens: Sequence[int], most: int) -> int | None:
+    def admit(self, slot: int, tokens: Sequence[int], most: int, adapter: int = -1) -> int | None:
         needed = -(-min(most, self.context) // PAGE)
         assert needed <= self.pages.count, f"a text of {most} tokens never has room"
-        shared = self._shared(tokens)
+        seed = bytes.fromhex(self.decoder.adapters[adapter].digest) if adapter >= 0 else b""
+        shared = self._shared(tokens, seed)
         room = len(self._free) + sum(page not in shared for page in self._unused) - sum(self._promised)
         if needed - len(shared) > room:
             return None
@@ -57,6 +59,7 @@ class Paged(Memory):
         self._held[slot], self._promised[slot] = shared, needed - len(shared)
         known = len(shared) * PAGE
         self._tokens[slot], self._digests[slot] = list(tokens[:known]), [self._name[page] for page in shared]
+        self._adapters[slot], self._seeds[slot] = adapter, seed
         self.lengths[slot] = known
         self.hits += known
         self.asked += len(tokens)
@@ -94,7 +97,8 @@ class Paged(Memory):
         held = [self._held[part.slot] for part in parts]
         longest = max(map(len, held))
         table = torch.tensor([pages + [0] * (longest - len(pages)) for pages in held])
-        scores = self.decoder.read(Pass(ids, places, texts, table, which), self.pages)
+        adapters = [self._adapters[part.slot] for part in parts]
+        scores = self.decoder.read(Pass(ids, places, texts, table, which, adapters), self.pages)
         for part in parts:  # not before: where reading fails, the pages hold nothing of these tokens
             self.lengths[part.slot] += len(part.tokens)
         return scores
@@ -102,9 +106,9 @@ class Paged(Memory):
     def take_back(self, slot: int, count: int) -> None:
         self.lengths[slot] -= count
 
-    def _shared(self, tokens: Sequence[int]) -> list[int]:
-        """Full pages with which a text begins; at least one token is left to read."""
-        found, digest = [], b""
+    def _shared(self, tokens: Sequence[int], seed: bytes) -> list[int]:
+        """Full pages with which a text begins, read with the adapter of ``seed``; at least one token is left to read."""
+        found, digest = [], seed
         for start in range(0, len(tokens) - PAGE, PAGE):
             digest = _digest(digest, tokens[start : start + PAGE])
             page = self._full.get(digest)
@@ -134,7 +138,7 @@ class Paged(Memory):
         digests, tokens = self._digests[slot], self._tokens[slot]
         while (len(digests) + 1) * PAGE <= self.lengths[slot]:
             start = len(digests) * PAGE
-            digest = _digest(digests[-1] if digests else b"", tokens[start : start + PAGE])
+            digest = _digest(digests[-1] if digests else self._seeds[slot], tokens[start : start + PAGE])
             page = self._held[slot][len(digests)]
             digests.append(digest)
             if digest not in self._full:

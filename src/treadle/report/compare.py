@@ -82,18 +82,24 @@ def _notes(runs: Sequence[Run]) -> list[str]:
 
 def _page(runs: Sequence[Run]) -> str:
     title = " · ".join(run.label for run in runs)
+    (_, named), *parts = compared(runs)
+    sections = [tag("section", tag("h2", name), part) for name, part in parts]
+    made = f"Made {moment(datetime.now(UTC).isoformat())} by Treadle {treadle.__version__}."
+    return document(f"compared: {title}", [tag("header", tag("h1", title), named), tag("main", *sections), tag("footer", made)])
+
+
+def compared(runs: Sequence[Run]) -> list[tuple[str, Html]]:
+    """Title and content of each part of a comparison; the first, without a title, names the runs."""
     rows = [
         [keyed(run.label, colour), run.project.spec.name, tag("code", run.model["id"]),
          moment(run.model["created"])]
         for colour, run in enumerate(runs, 1)
     ]
     notes = tag("p", *(f"{note[:1].upper()}{note[1:]}. " for note in _notes(runs)), class_="warns") if _notes(runs) else ""
-    head = tag("header", tag("h1", title), notes, table(["", "project", "model", "made"], rows, stacks=True))
-    parts = [("How they learned", _curves(runs)), ("How good they are", _figures(runs)), ("What they took", _costs(runs)),
-             ("What differs", _differing(runs))]
-    sections = [tag("section", tag("h2", name), part) for name, part in parts]
-    made = f"Made {moment(datetime.now(UTC).isoformat())} by Treadle {treadle.__version__}."
-    return document(f"compared: {title}", [head, tag("main", *sections), tag("footer", made)])
+    return [
+        ("", join([notes, table(["", "project", "model", "made"], rows, stacks=True)])), ("How they learned", _curves(runs)),
+        ("How good they are", _figures(runs)), ("What they took", _costs(runs)), ("What differs", _differing(runs)),
+    ]
 
 
 def _curves(runs: Sequence[Run]) -> Html:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from treadle.core.errors import UserError
 from treadle.core.project import Project
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
@@ -75,13 +76,20 @@ class Facts:
         return found[-1] if found else None
 
 
-def gather(project: Project, store: Store, ledger: Ledger) -> Facts:
-    """Read manifests and the ledger. Raises ``ArtifactError`` where a manifest is damaged."""
+def gather(project: Project, store: Store, ledger: Ledger, of: str | None = None) -> Facts:
+    """Read manifests and the ledger. ``of`` names a model that it is to be about, whatever is live.
+
+    Raises ``ArtifactError`` where a manifest is damaged, ``UserError`` where ``of`` is no model.
+    """
     manifests = {manifest["id"]: manifest for manifest in store.all()}
     deployments = [dict(row) for row in ledger.deployments()]
     live = manifests.get(deployments[-1]["package"]) if deployments else None
     package = live or _newest(manifests, "package")
     model = _parent(manifests, package, "model") or _newest(manifests, "model")
+    if of is not None:
+        model, package = manifests.get(of), _packed(manifests, of)
+        if model is None or model["kind"] != "model":
+            raise UserError(f"there is no model {of!r}", cure="'treadle report' lists what there is")
     dataset = _parent(manifests, model, "dataset") or _newest(manifests, "dataset")
     corpus = _parent(manifests, dataset, "corpus") or _newest(manifests, "corpus")
     every = [m for m in manifests.values() if m["kind"] == "scorecard" and model and m["counts"].get("model") == model["id"]]
@@ -94,6 +102,12 @@ def gather(project: Project, store: Store, ledger: Ledger) -> Facts:
         _pictures(store, dataset, "augmented."), _pictures(store, model, "most_wrong."), read_history(store, model), deployments,
         [dict(row) for row in ledger.all_runs()], [dict(row) for row in ledger.all_feedback()], ledger.totals(),
     )
+
+
+def _packed(manifests: Mapping[str, Manifest], model: str) -> Manifest | None:
+    """The newest package of ``model``."""
+    found = [manifest for manifest in manifests.values() if manifest["kind"] == "package" and model in manifest["parents"]]
+    return found[-1] if found else None
 
 
 def _folds(manifests: Mapping[str, Manifest], corpus: Manifest | None) -> Manifest | None:

@@ -16,6 +16,10 @@ class Html(str):
 
     __slots__ = ()
 
+    def __html__(self) -> Html:
+        """By which templates know that it is markup."""
+        return self
+
 
 def text(value: object) -> Html:
     """``value`` escaped, unless it is markup already; control characters become U+FFFD."""

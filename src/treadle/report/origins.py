@@ -65,7 +65,11 @@ def _taught(counts: Mapping[str, Any]) -> Html:
     total = sum(count for _, count in aside)
     title = f"From users: {account['in']:,} pieces of feedback = {account['kept']:,} kept + {total:,} set aside"
     why = ", ".join(f"{count:,} {reason}" for reason, count in aside)
-    return join([tag("h3", title), tag("p", f"Set aside: {why}." if why else "Each was used.")])
+    parts = [tag("h3", title), tag("p", f"Set aside: {why}." if why else "Each was used.")]
+    if any(row["key"] for row in counts.get("keys", ())):
+        rows = [[row["key"] or "no key", f"{row['given']:,}", f"{row['kept']:,}"] for row in counts["keys"]]
+        parts.append(table(["key", "pieces given", "kept"], rows, numeric=(1, 2)))
+    return join(parts)
 
 
 def prediction(facts: Facts) -> Html:

@@ -112,7 +112,8 @@ class _Tracer:
         for said in self.ledger.all_feedback():
             if said["answer"] == row["id"]:
                 edited = f", edited: {one_line(said['edited'])}" if said["edited"] is not None else ""
-                facts.append(f"feedback {moment(said['at'])}: {said['rating'] or 'no rating'}{edited}")
+                by = f", by the key {said['key']!r}" if said["key"] else ""
+                facts.append(f"feedback {moment(said['at'])}: {said['rating'] or 'no rating'}{edited}{by}")
         return Node("answer", str(row["id"]), tuple(facts), "", (self.version(row["version"], row["package"]),))
 
     def version(self, version: int, package: str | None = None) -> Node:

@@ -83,9 +83,10 @@ def _told(how: Settings) -> dict[str, Any]:
 
 
 def record_feedback(
-    ledger: Ledger, policy: Policy, answer_id: str, rating: str | None, edited: str | dict[str, Any] | None
+    ledger: Ledger, policy: Policy, answer_id: str, rating: str | None, edited: str | dict[str, Any] | None, key: str | None = None
 ) -> tuple[str | None, Counter[str]]:
-    """File what a user said of an answer; gives the edited text as it was kept, and what was redacted in it. Blocks.
+    """File what a user said of an answer, by the key of this name; gives the edited text as it was kept, and what was redacted in
+    it. Blocks.
 
     Raises ``RequestError``: 404 for an answer that the ledger does not know, 409 for edited text without consent.
     """
@@ -108,7 +109,7 @@ def record_feedback(
             found = joint - redact(row["prompt"] or "", secrets=True, pii=True)[1]
         else:
             raise RequestError("edited: must be text", field="edited", cure="send the whole answer as it should have been")
-    ledger.record_feedback(answer_id, rating, edited)
+    ledger.record_feedback(answer_id, rating, edited, key)
     return edited, found
 
 

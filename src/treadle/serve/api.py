@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
@@ -18,14 +21,20 @@ from treadle.serve.access import Guard
 from treadle.serve.answers import record_feedback
 from treadle.serve.completions import Desk
 from treadle.serve.failures import failure, told
+from treadle.serve.flood import FloodGate
 from treadle.serve.limits import Accounts
 from treadle.serve.live import LiveModel
 from treadle.serve.lockout import Lockout
-from treadle.serve.monitor import CountRequests, Monitor
+from treadle.serve.monitor import Monitor
+from treadle.serve.openapi import add_openapi
 from treadle.serve.predictions import described
 from treadle.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, PredictRequest, parse
+from treadle.serve.sessions import Sessions
 from treadle.serve.site import add_page
+from treadle.serve.status import Status
+from treadle.serve.watch import Watch, WatchRequests
 from treadle.spec.project import ProjectSpec
+from treadle.store.keys import Key
 from treadle.store.ledger import Ledger
 
 _BODY = 1_000_000
@@ -40,24 +49,50 @@ def longest_body(spec: ProjectSpec) -> int:
     return _MEDIA_BODY if any(given.kind in ("image", "audio") for given in spec.model.inputs.values()) else _BODY
 
 
-def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str) -> FastAPI:
-    """The API and the page of ``project``, answered by ``live``; ``host`` is the address that is listened on."""
+@dataclass(frozen=True)
+class Inside:
+    """What a server is made of, for those who add to it."""
+
+    project: Project
+    ledger: Ledger
+    live: LiveModel
+    monitor: Monitor
+    host: str
+    lockout: Lockout
+    sessions: Sessions
+
+
+Also = Callable[[FastAPI, Inside], None]
+"""Adds routes to a server."""
+
+
+def make_app(
+    project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str, also: Also | None = None
+) -> FastAPI:
+    """The API and the page of ``project``, answered by ``live``, and what ``also`` adds; ``host`` is the address that is listened
+    on."""
     # FastAPI's own pages about the API load their scripts from elsewhere.
     app = FastAPI(title=project.spec.name, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     settings = project.spec.serve
     _add_model_routes(app, project, live, Desk(project.spec.name, settings, live, ledger, monitor))
     _add_feedback(app, project, ledger, monitor)
-    _add_health(app, live, monitor)
+    watch = app.state.watch = Watch(project, live, monitor)
+    _add_health(app, live, ledger, monitor)
+    _add_status(app, Status(project, ledger, live, watch))
     add_page(app, project, live)
+    add_openapi(app, project, live, host)
+    lockout, sessions = Lockout(settings.lockout, ledger, monitor), Sessions()
+    if also is not None:
+        also(app, Inside(project, ledger, live, monitor, host, lockout, sessions))
     app.add_exception_handler(HTTPException, _no_route)
     for kind in (RequestError, TreadleError, Exception):
         app.add_exception_handler(kind, told)
     app.add_middleware(
         Guard, ledger=ledger, host=host, max_body=longest_body(project.spec),
-        lockout=Lockout(settings.lockout, ledger, monitor),
+        lockout=lockout, sessions=sessions,
         accounts=Accounts(ledger, settings.limits, settings.price, project.spec.plan.currency),
     )
-    app.add_middleware(CountRequests, monitor=monitor)
+    app.add_middleware(WatchRequests, watch=watch)
     return app
 
 
@@ -105,17 +140,23 @@ def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Des
 
 
 def _add_feedback(app: FastAPI, project: Project, ledger: Ledger, monitor: Monitor) -> None:
+    gate = FloodGate(project.spec.serve.limits, monitor)
+
     @app.post("/v1/feedback")
     async def feedback(request: Request) -> dict[str, Any]:
         said = parse(FeedbackRequest, await request.body())
-        policy = project.spec.serve.store
-        edited, found = await anyio.to_thread.run_sync(record_feedback, ledger, policy, said.answer_id, said.rating, said.edited)
+        key: Key | None = request.scope["treadle.key"]
+        gate.let(key, request.client.host if request.client else "", said.answer_id)
+        by = key.name if key else None
+        file = partial(record_feedback, ledger, project.spec.serve.store, said.answer_id, said.rating, said.edited, by)
+        edited, found = await anyio.to_thread.run_sync(file)
+        monitor.feedback_keys.labels(by or "").inc()
         for kind in filter(None, (said.rating, "edited" if edited is not None else None)):
             monitor.feedback.labels(kind).inc()
         return {"object": "feedback", "answer_id": said.answer_id, "rating": said.rating, "edited": edited, "redacted": dict(found)}
 
 
-def _add_health(app: FastAPI, live: LiveModel, monitor: Monitor) -> None:
+def _add_health(app: FastAPI, live: LiveModel, ledger: Ledger, monitor: Monitor) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
@@ -129,4 +170,13 @@ def _add_health(app: FastAPI, live: LiveModel, monitor: Monitor) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         live.measure()
+        monitor.feedback_aside.clear()
+        for reason, count in (await anyio.to_thread.run_sync(ledger.feedback_set_aside)).items():
+            monitor.feedback_aside.labels(reason).set(count)
         return Response(monitor.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_status(app: FastAPI, status: Status) -> None:
+    @app.get("/v1/status")
+    async def now() -> JSONResponse:
+        return JSONResponse(await status.now(), headers={"cache-control": "no-store"})

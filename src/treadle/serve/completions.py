@@ -17,6 +17,7 @@ from treadle.core.errors import RequestError
 from treadle.data.schema import Schema
 from treadle.model.sampling import Sampling
 from treadle.serve.answers import Finished, may_store
+from treadle.serve.asked import Predicted, asked
 from treadle.serve.constraint import Form
 from treadle.serve.embeddings import Texts
 from treadle.serve.filing import Filer
@@ -167,8 +168,8 @@ class Desk:
         worker, rows, future = await _aside(few, lambda: self.live.predict(parse, few, who))
         found: list[Prediction] = await until_done(future)
         stored = may_store(self.settings.store, store)
-        self.monitor.answers.labels("stop").inc(len(found))
-        self.monitor.total.observe(time.monotonic() - started)
+        answered = Predicted(worker, rows, found, started, next(iter(who.begun), None), time.monotonic())
+        self.monitor.predicted(answered)
         charge(predictions=len(rows))
         ids: list[str] = [""] * len(found)
         try:
@@ -176,8 +177,11 @@ class Desk:
             await self.filer.file(filed)
             ids = [row["id"] for row in filed]
         except Exception as error:
-            self.monitor.unrecorded.inc()
+            self.monitor.not_recorded()
             _log.error("predictions could not be written to the ledger: %s", error)
+        if (one := asked()) is not None:
+            one.predicted.append(answered)
+            one.filed.append((answered.ended, time.monotonic()))
         return worker, found, {"version": worker.version.number, "stored": stored, "ids": ids}
 
 

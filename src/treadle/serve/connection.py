@@ -10,6 +10,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from treadle.core.errors import RequestError
+from treadle.serve.asked import HEADER, new_id
 from treadle.serve.failures import failure
 from treadle.serve.headers import PLAIN
 from treadle.spec.access import Timeouts
@@ -203,7 +204,7 @@ class Connection(HttpToolsProtocol):
             return
         self._leave()
         response = failure(error)
-        response.headers["connection"] = "close"
+        response.headers["connection"], response.headers[HEADER] = "close", new_id()
         headers = b"".join(b"%b: %b\r\n" % pair for pair in (*response.raw_headers, *PLAIN))
         self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + bytes(response.body))
         self.transport.close()

@@ -42,17 +42,24 @@ class Forms:
 
     def begin(self, form: Form) -> Constraint:
         """For a new answer. Raises ``RequestError`` for what is no form, or one that takes too much."""
-        if form.kind == "json_schema":
-            grammar = LLMatcher.grammar_from_json_schema(form.text, defaults={"whitespace_pattern": SPACE})
-        else:
-            grammar = grammar_from(form.kind, form.text)
+        try:
+            if form.kind == "json_schema":
+                grammar = LLMatcher.grammar_from_json_schema(form.text, defaults={"whitespace_pattern": SPACE})
+            else:
+                grammar = grammar_from(form.kind, form.text)
+        except ValueError as error:  # such as one that is nested too deep to be read
+            raise _no_form(form, str(error)) from None
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            names = {"json_schema": "JSON schema", "regex": "regular expression", "choice": "list of choices"}
-            reason = matcher.get_error().strip().splitlines()[0][:300]
-            message = f"{form.field}: the answer cannot be held to this {names[form.kind]}: {reason}"
-            raise RequestError(message, field=form.field, cure="mend it, or send a simpler one")
+            raise _no_form(form, matcher.get_error())
         return Constraint(matcher, self.vocabulary)
+
+
+def _no_form(form: Form, reason: str) -> RequestError:
+    names = {"json_schema": "JSON schema", "regex": "regular expression", "choice": "list of choices"}
+    first = (reason.strip().splitlines() or [""])[0][:300]
+    message = f"{form.field}: the answer cannot be held to this {names[form.kind]}: {first}"
+    return RequestError(message, field=form.field, cure="mend it, or send a simpler one")
 
 
 class Constraint:

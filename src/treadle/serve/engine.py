@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from treadle.data.shards import END_ID
+from treadle.model.adapter import Adapter
 from treadle.model.generate import generation_threads, make_memory
 from treadle.model.memory import Part, TextModel
 from treadle.model.sampling import likely, sample
@@ -29,12 +31,14 @@ class Engine(Writer):
     def __init__(
         self, model: TextModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int,
         template: ChatTemplate | None = None, ends: Sequence[int] = (END_ID,), memory: int | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         """``template`` of a model that was trained on conversations; ``ends``: tokens that end an answer; ``memory``: bytes for
-        what it has read, None: as much as all slots may need."""
+        what it has read, None: as much as all slots may need. Raises ``UserError`` where there are ``adapters`` and no kernels."""
         super().__init__(tokenizer, model.vocabulary, version, slots, queue, template, ends)
         self.model = model
-        self._memory = make_memory(model, slots, memory)
+        self._memory = make_memory(model, slots, memory, adapters)
+        self.adapters = {adapter.name: place for place, adapter in enumerate(adapters)}
         self._thread.start()
 
     @property
@@ -68,12 +72,13 @@ class Engine(Writer):
             gone = self._gone()
             free = sorted(set(range(self.slots)) - {answer.slot for answer in self._active})
             while free and (first := self._line.next()):
-                known = self._memory.admit(free[0], first.prompt, self._most(first))
+                adapter = self.adapters.get(first.settings.adapter or "", -1)
+                known = self._memory.admit(free[0], first.prompt, self._most(first), adapter)
                 if known is None:
                     break
                 self._line.begin(first)
                 self._line.charge(first.asker, len(first.prompt) - known)
-                first.slot, first.read, first.known = free.pop(0), known, known
+                first.slot, first.read, first.known, first.begun = free.pop(0), known, known, time.monotonic()
                 first.lookup.push(first.prompt)
                 self._active.append(first)
         self._give_up(gone)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from treadle.core.errors import RequestError, TreadleError
+from treadle.serve.asked import asked
 
 _log = logging.getLogger("treadle.serve")
 
@@ -21,7 +22,10 @@ _CODES = {
 
 def error_object(error: RequestError) -> dict[str, Any]:
     """The body's ``error`` object; the cure stands in the message, where every client shows it."""
-    message = f"{error.message} ({error.cure})" if error.cure else error.message
+    cures = [error.cure] if error.cure else []
+    if error.status >= 500 and (one := asked()) is not None:  # so that a user can tell which one it was
+        cures.append(f"this request is {one.id}")
+    message = f"{error.message} ({'; '.join(cures)})" if cures else error.message
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     kind = "server_error" if error.status >= 500 else kinds.get(error.status, "invalid_request_error")
     code = "model_not_found" if (error.status, error.field) == (404, "model") else _CODES.get(error.status, str(error.status))
@@ -36,7 +40,7 @@ def failure(error: RequestError) -> JSONResponse:
         headers["retry-after"] = str(getattr(error, "retry_after", 1))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if error.status in (408, 413):
+    if error.status in (408, 413) or getattr(error, "closes", False):
         headers["connection"] = "close"
     return JSONResponse({"error": error_object(error)}, error.status, headers)
 
@@ -46,5 +50,6 @@ def told(_: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestError):
         return failure(error)
     if isinstance(error, TreadleError):
-        _log.error("%s", error)
+        one = asked()
+        _log.error("request %s: %s", one.id if one else "unknown", error)
     return failure(RequestError("the server could not do that", status=500, cure="its log says why"))

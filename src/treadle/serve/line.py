@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from treadle.core.errors import RequestError
@@ -25,6 +25,8 @@ class Asker:
     """What has a lower one is answered earlier."""
     until: float = math.inf
     """When the answer is in vain (monotonic seconds)."""
+    begun: list[float] = field(default_factory=list, compare=False)
+    """When its records were begun with, and begun with again (monotonic seconds)."""
 
     @property
     def late(self) -> bool:

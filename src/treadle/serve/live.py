@@ -85,9 +85,20 @@ class LiveModel:
         return self._worker.version
 
     @property
+    def stopping(self) -> threading.Event:
+        """Set when it is being closed."""
+        return self._stop
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Answers that are being written, and that wait, of all versions."""
+        workers = (self._worker, *self._retired)
+        return sum(worker.active for worker in workers), sum(worker.waiting for worker in workers)
+
+    @property
     def busy(self) -> int:
         """Answers that are being written or wait, of all versions."""
-        return sum(worker.active + worker.waiting for worker in (self._worker, *self._retired))
+        return sum(self.load)
 
     def ask(self, make: Callable[[Writer], Answer]) -> tuple[Writer, Answer]:
         """Put what ``make`` prepares in line at the live version. Raises ``RequestError``, ``Full`` among them."""
@@ -127,9 +138,9 @@ class LiveModel:
 
     def measure(self) -> None:
         """Bring the gauges up to date."""
-        workers = (self._worker, *self._retired)
-        self._monitor.active.set(sum(worker.active for worker in workers))
-        self._monitor.queue.set(sum(worker.waiting for worker in workers))
+        active, waiting = self.load
+        self._monitor.active.set(active)
+        self._monitor.queue.set(waiting)
         self._monitor.version.set(self._worker.version.number)
         self._monitor.swap_failed.set(self.failed is not None)
 

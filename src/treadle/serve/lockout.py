@@ -52,7 +52,7 @@ class Lockout:
 
     def check(self, address: str) -> None:
         """Raises ``LockedOut`` where ``address`` is."""
-        found = self._addresses.get(_network(address))
+        found = self._addresses.get(network_of(address))
         if found is not None and found.until > (now := self._clock()):
             raise LockedOut(math.ceil(found.until - now))
 
@@ -60,7 +60,7 @@ class Lockout:
         """Count a wrong key of ``address``."""
         if self._settings.wrong_keys is None:
             return
-        network = _network(address)
+        network = network_of(address)
         found = self._addresses.setdefault(network, _Address(Minute(self._clock)))
         self._addresses.move_to_end(network)
         if len(self._addresses) > _ADDRESSES:
@@ -81,7 +81,7 @@ class Lockout:
         await anyio.to_thread.run_sync(note, self._ledger, "lock out", detail)
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """What one client has: an IPv4 address, or the 64 bits of an IPv6 network, within which it chooses addresses as it likes."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])

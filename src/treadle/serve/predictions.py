@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from treadle.core.errors import RequestError
+from treadle.data.fields.audio import AudioField
 from treadle.data.fields.base import BadValue
+from treadle.data.fields.category import SetField
 from treadle.data.fields.events import EventsField
+from treadle.data.fields.image import ImageField
 from treadle.data.fields.text import TextField
 from treadle.data.schema import Schema
 from treadle.data.steps.redact import Moves, redact_and_tell
@@ -69,6 +72,7 @@ def parse_rows(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
                 cure = f"did you mean {near[0]!r}?" if near else f"columns: {', '.join(wanted)}"
                 raise RequestError(f"column {column[:80]!r}{where} is not known", status=422, field=column[:80], cure=cure)
         try:
+            _check_forms(schema, row, wanted)
             plain.append(schema.parse(row, answers=False))
         except BadValue as error:
             column, _, detail = error.detail.partition(": ")
@@ -78,6 +82,18 @@ def parse_rows(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
             cure = "send its value: it cannot be missing" if empty else "mend the value, or send null where it is missing"
             raise RequestError(message, status=422, field=column, cure=cure) from None
     return plain
+
+
+def _check_forms(schema: Schema, row: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """A list or an object where one value belongs is a mistake, though its text could be taken for a name. Raises ``BadValue``."""
+    for column in columns:
+        field, value = schema.by_column[column], row[column]
+        parts = value if isinstance(value, list) and isinstance(field, SetField) else [value]
+        if not isinstance(field, _OWN_FORMS) and any(isinstance(part, list | dict) for part in parts):
+            raise BadValue("a list or an object, where one value is wanted", column)
+
+
+_OWN_FORMS = (EventsField, ImageField, AudioField)
 
 
 Moved = dict[str, Moves]

@@ -151,6 +151,8 @@ class Predictor:
         if not taken:
             return
         start, spent = time.monotonic(), time.thread_time()
+        for asked in taken:
+            asked.asker.begun.append(start)
         try:
             found = predict(self.network, self.schema, [row for asked in taken for row in asked.rows])
         except Exception as error:

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from treadle.core.errors import RequestError
 from treadle.model.sampling import Likely
 from treadle.serve.answers import Finished, answer_row
+from treadle.serve.asked import Written, asked
 from treadle.serve.failures import error_object, failure
 from treadle.serve.filing import Filer
 from treadle.serve.forms import ReplyForm, Told
@@ -95,24 +96,26 @@ class Reply:
     async def _file(self, index: int) -> None:
         """Count an answer and write it to the ledger, off the event loop. It is not withheld if that fails. One whose place in line
         another took is counted alone: it was refused, not answered."""
-        answer, monitor = self._filed[index].answer, self._monitor
-        monitor.answers.labels(self._reason(index)).inc()
+        one, at = self._filed[index], asked()
+        answer = one.answer
         if answer.refused is not None:
+            self._monitor.put_out(one.engine.version)
             return
-        monitor.tokens.labels("prompt").inc(len(answer.prompt))
-        monitor.tokens.labels("known").inc(answer.known)
-        monitor.tokens.labels("answer").inc(answer.tokens)
-        monitor.total.observe(time.monotonic() - answer.started)
-        if answer.first is not None:
-            monitor.first_token.observe(answer.first - answer.started)
+        written = Written(
+            one.id, one.engine.version, answer.prompt, answer.known, answer.tokens, self._reason(index), answer.started,
+            answer.begun, answer.first, time.monotonic(),
+        )
+        self._monitor.wrote(written)
         charge(tokens=len(answer.prompt) + answer.tokens)
-        try:
-            one = self._filed[index]  # redaction reads the text
+        try:  # redaction reads the text
             row = await anyio.to_thread.run_sync(answer_row, one) if one.stored else answer_row(one)
             await self._filer.file([row])
         except Exception as error:
-            monitor.unrecorded.inc()
+            self._monitor.not_recorded()
             _log.error("answer %s could not be written to the ledger: %s", self._filed[index].id, error)
+        if at is not None:
+            at.written.append(written)
+            at.filed.append((written.ended, time.monotonic()))
 
     def _reason(self, index: int) -> str:
         return self._filed[index].answer.finish_reason or "cancelled"

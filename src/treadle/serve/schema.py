@@ -32,7 +32,7 @@ def _listed(value: Any) -> Any:
 _Stop = Annotated[str, Field(min_length=1, max_length=STOP_LENGTH)]
 
 
-_Id = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+_Id = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
 _Ids = Annotated[list[Annotated[int, Field(ge=0, lt=_HUGE)]], Field(min_length=1)]
 
@@ -100,7 +100,7 @@ class Asking(Pressing):
     """What scores of tokens of the prompt and the answer are divided by, those below 0 multiplied."""
     logit_bias: Annotated[dict[_Id, _Bias], Field(max_length=1024)] | None = None
     """Token's id -> -100 to 100, added to its score."""
-    stop: Annotated[list[_Stop], BeforeValidator(_listed), Field(max_length=STOPS)] | None = None
+    stop: Annotated[list[_Stop], BeforeValidator(_listed, _Stop | list[_Stop]), Field(max_length=STOPS)] | None = None
     """One text or up to 4: the answer ends before the first of them."""
     seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
     """The same seed gives the same answer of the same version; a random one is drawn where left out."""

@@ -19,7 +19,7 @@ from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import choose_runtime
 from treadle.serve.access import check_keys
-from treadle.serve.api import make_app
+from treadle.serve.api import Also, make_app
 from treadle.serve.audit import note
 from treadle.serve.connection import Connection
 from treadle.serve.headers import SecurityHeaders
@@ -39,14 +39,15 @@ Ready = Callable[[dict[str, str | int]], None]
 
 
 def run_server(
-    project: Project, store: Store, ledger: Ledger, host: str | None = None, port: int | None = None, ready: Ready | None = None
+    project: Project, store: Store, ledger: Ledger, host: str | None = None, port: int | None = None, ready: Ready | None = None,
+    also: Also | None = None,
 ) -> None:
     """Serve the live version until SIGTERM or SIGINT, then finish the answers under way. A second signal ends them.
 
     ``host`` and ``port`` win over ``serve.host`` and ``serve.port``. ``ready`` hears name, version and url once requests are
-    answered. Raises ``UserError`` where nothing is live, the address cannot be listened on, it can be reached from elsewhere and no
-    key exists, a key's limit of money has no price, or ``serve.tls`` names no certificate and its key; ``ArtifactError`` for a
-    damaged package.
+    answered; ``also`` adds routes. Raises ``UserError`` where nothing is live, the address cannot be listened on, it can be reached
+    from elsewhere and no key exists, a key's limit of money has no price, or ``serve.tls`` names no certificate and its key;
+    ``ArtifactError`` for a damaged package.
     """
     settings = project.spec.serve
     host, port = host or settings.host, settings.port if port is None else port
@@ -58,7 +59,7 @@ def run_server(
     try:
         choose_runtime("float32")
         monitor = Monitor()
-        live = LiveModel(store, ledger, settings, monitor)
+        live, watch = LiveModel(store, ledger, settings, monitor), None
         try:
             shown = f"[{host}]" if ":" in host else host
             where = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
@@ -70,8 +71,9 @@ def run_server(
                 if ready:
                     ready({"name": project.spec.name, "version": number, "url": where})
 
-            config = configure(make_app(project, ledger, live, monitor, host), settings, tls)
-            server = _Server(config, live, settings.drain, greet)
+            app = make_app(project, ledger, live, monitor, host, also)
+            watch = app.state.watch
+            server = _Server(configure(app, settings, tls), live, settings.drain, greet)
             settle()
             try:
                 server.run(sockets=[listener])
@@ -80,13 +82,15 @@ def run_server(
                     note(ledger, "stop server", {"url": where})
         finally:
             live.close()
+            if watch is not None:
+                watch.close()
     finally:
         listener.close()
         gc.unfreeze()  # so that what is left is closed in order at the end, connections of the ledger among it
 
 
 def configure(app: ASGIApp, settings: Serve | None = None, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
-    """uvicorn's settings. It writes no access log: a server that keeps text only with consent keeps no trace of who asked."""
+    """uvicorn's settings. It writes no access log, which would name addresses and paths: ``serve.log`` says what stands in one."""
     timeouts = (settings or Serve()).timeouts
     patient = type("Patient", (Connection,), {"timeouts": timeouts})
     return uvicorn.Config(

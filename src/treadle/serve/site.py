@@ -1,4 +1,4 @@
-"""The page at ``/``: files of the package, and the facts that they show."""
+"""The page at ``/`` and the API's at ``/docs``: files of the package, and the facts that they show."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from treadle.serve.live import LiveModel
 from treadle.serve.predictions import described
 
 _FILES = {
-    "index.html": "text/html", "style.css": "text/css", "icon.svg": "image/svg+xml", "app.js": "text/javascript",
-    "client.js": "text/javascript", "predict.js": "text/javascript", "parts.js": "text/javascript", "boxes.js": "text/javascript",
+    "index.html": "text/html", "docs.html": "text/html", "style.css": "text/css", "docs.css": "text/css",
+    "icon.svg": "image/svg+xml",
+    "app.js": "text/javascript", "client.js": "text/javascript", "predict.js": "text/javascript", "parts.js": "text/javascript",
+    "boxes.js": "text/javascript", "docs.js": "text/javascript",
     "vendor/preact.module.js": "text/javascript", "vendor/htm.module.js": "text/javascript",
 }
+_PATHS = {"index.html": "/", "docs.html": "/docs"}
+"""Of what is no part of another page."""
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -27,11 +31,11 @@ _HEADERS = {
 
 
 def add_page(app: FastAPI, project: Project, live: LiveModel) -> None:
-    """Add ``/`` and what it loads."""
+    """Add ``/`` and ``/docs``, and what they load."""
     folder = resources.files("treadle.serve") / "page"
     for name, kind in _FILES.items():
         response = Response((folder / name).read_bytes(), media_type=kind, headers=_HEADERS)
-        app.get("/" if name == "index.html" else f"/page/{name}")(_always(response))
+        app.get(_PATHS.get(name, f"/page/{name}"))(_always(response))
 
     @app.get("/page/config.json")
     async def config() -> dict[str, Any]:

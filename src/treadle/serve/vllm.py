@@ -109,6 +109,7 @@ class VllmEngine(Writer):
             while self._ready and (first := self._line.next()):
                 self._line.begin(first)
                 self._line.charge(first.asker, len(first.prompt))
+                first.begun = time.monotonic()
                 self._active.append(first)
                 self._calls[first] = Call(self._child)
                 threading.Thread(target=self._answer, args=(first, self._calls[first]), name="vllm-answer", daemon=True).start()

@@ -46,6 +46,8 @@ class Settings:
     """Tell of each token how likely it was, and this many that were likelier or as likely; None: do not."""
     form: Form | None = None
     """What the answer is held to."""
+    adapter: str | None = None
+    """The adapter that it is written with."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,10 @@ class Answer:
     tokens: int = 0
     """Tokens written; an end mark is not counted."""
     started: float = field(default_factory=time.monotonic)
+    begun: float | None = None
+    """When it got its slot (monotonic seconds)."""
     first: float | None = None
-    """When the first token came (monotonic seconds)."""
+    """When the first token came, likewise."""
     finish_reason: FinishReason | None = None
     read: int = 0
     """Prompt tokens read."""
@@ -111,6 +115,8 @@ class Writer(ABC):
         self.tokenizer, self.vocabulary, self.version, self.template = tokenizer, vocabulary, version, template
         self.ends = frozenset(ends)
         self.slots = slots
+        self.adapters: dict[str, int] = {}
+        """Names of adapters that an answer may be written with, and their places."""
         self.table = token_bytes(tokenizer, vocabulary)
         self._forms = Forms(tokenizer, vocabulary, sorted(self.ends))
         self._line: Line[Answer] = Line(queue)
@@ -160,6 +166,9 @@ class Writer(ABC):
             if not 0 <= token < self.vocabulary:
                 cure = f"ids are 0 to {self.vocabulary - 1}"
                 raise RequestError(f"logit_bias: {token} is no token of this model", field="logit_bias", cure=cure)
+        if settings.adapter is not None and settings.adapter not in self.adapters:
+            cure = f"version {self.version.number} has {', '.join(self.adapters) or 'none'}"
+            raise RequestError(f"there is no adapter {settings.adapter[:100]!r}", status=404, field="model", cure=cure)
         tokens, dropped = self._fit(given, settings)
         seed = secrets.randbits(63) if settings.seed is None else settings.seed
         answer = Answer(tokens, dropped, settings, seed, TextStream(self.table, settings.stops), deliver, asker or Asker())

@@ -90,7 +90,7 @@ def _fill(draft: Path, project: Project, artifact: Artifact, seed: Seed) -> Need
     build(served / "kernels")
     needs = needs_of(copy, project.spec.serve.drain)
     wheel = write_wheel(draft)
-    packages = pins()
+    packages = pins("treadle[otel]" if project.spec.serve.traces else "treadle")
     head = f"# Python {_python()} on Linux, as installed where the version was packaged\n"
     lines = "".join(f"{name}=={version}\n" for name, version in packages.items())
     (draft / "requirements.txt").write_text(head + lines, encoding="utf-8")

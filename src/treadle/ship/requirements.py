@@ -17,7 +17,8 @@ _GPU = ("nvidia-", "cuda-", "triton")
 
 
 def pins(root: str = "treadle") -> dict[str, str]:
-    """Name to installed version of everything that ``root`` needs on Linux with this Python, without its extras and without itself.
+    """Name to installed version of everything that ``root`` needs on Linux with this Python, with the extras that it names and
+    without itself.
 
     Raises ``WorkError`` where something is not installed."""
     found: dict[str, str] = {}
@@ -39,7 +40,7 @@ def pins(root: str = "treadle") -> dict[str, str]:
             needed = Requirement(line)
             if _applies(needed, wanted.extras) and not canonicalize_name(needed.name).startswith(_GPU):
                 waiting.append((needed, name))
-    del found[canonicalize_name(root)]
+    del found[canonicalize_name(Requirement(root).name)]
     return dict(sorted(found.items()))
 
 

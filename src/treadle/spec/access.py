@@ -29,6 +29,8 @@ class Limits(Section):
     """What answers may cost per day (UTC), in ``plan.currency``; needs ``serve.price``."""
     weight: float | None = Field(default=None, gt=0)
     """The key's share beside other keys' where requests of several wait: one of 2 has twice as much as one of 1. None: 1."""
+    feedback_per_minute: _Some | None = 120
+    """Pieces of feedback within any 60 s, also of an address that sends no key; besides, 10 on one answer, whoever sends them."""
 
 
 class Price(Section):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from treadle.spec.access import Limits, Lockout, Price, Timeouts, Tls
 from treadle.spec.fields import Bound, Budget, Count, Duration, Fraction, Section, Size
+from treadle.spec.watch import Alerts, check_url
 
 Metric = Annotated[str, Field(pattern=r"^([^.]+\.)?[a-z_0-9@]+$")]
 
@@ -86,6 +87,19 @@ class Serve(Section):
     timeouts: Timeouts = Timeouts()
     tls: Tls | None = None
     """None: plain HTTP, as on this machine or behind a proxy that has TLS."""
+    log: Literal["none", "json"] = "none"
+    """``json``: a line of JSON on standard error for each request (no text, no key, no address), and whatever else the server says
+    as such lines too; ``none``: it says only what goes wrong and what goes live, in words."""
+    traces: str | None = None
+    """URL of an OpenTelemetry collector (OTLP over HTTP) that the spans of each request are sent to, as in
+    ``http://localhost:4318/v1/traces``; ``$NAMES`` in it are filled in from the environment; needs ``treadle[otel]``. None: none
+    are made."""
+    alerts: Alerts = Alerts()
+
+    @field_validator("traces")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        return check_url(value)
 
     @model_validator(mode="after")
     def _money_needs_a_price(self) -> Serve:
@@ -116,6 +130,9 @@ class Improve(Section):
     """Share of the feedback, by prompt, that is scored and never trained on."""
     max_loss: Fraction = 0.02
     """Largest relative rise of bits per byte on the old test part."""
+    max_share: Annotated[Fraction, Field(gt=0)] = 0.5
+    """Largest share of the feedback that one key may make up, where the others gave ``min_feedback`` usable answers; the rest is
+    set aside. 100%: no bound."""
 
 
 class Plan(Section):

@@ -24,8 +24,11 @@ from treadle.store.database import Database
 from treadle.store.tables import keys, now, uses
 from treadle.store.trail import append
 
-SCOPES = ("answer", "feedback", "metrics")
-"""What a key can open: asking the model, saying what an answer was worth, reading the server's figures."""
+CONSOLE = "console"
+USUAL = ("answer", "feedback", "metrics")
+"""What a key opens where nothing else is said: asking the model, saying what an answer was worth, reading the server's figures."""
+SCOPES = (*USUAL, CONSOLE)
+"""What a key can open. The console shows what is stored, and makes keys: it is opened by those alone that name it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Keys(Database):
     """The ledger's keys."""
 
     def add_key(
-        self, name: str, scopes: Sequence[str] = SCOPES, expires: datetime | None = None,
+        self, name: str, scopes: Sequence[str] = USUAL, expires: datetime | None = None,
         limits: Mapping[str, float | None] | None = None,
     ) -> str:
         """Make an API key; only its hash is kept. Raises ``UserError`` if the name is taken, also by a revoked key."""
@@ -120,6 +123,10 @@ class Keys(Database):
         """What each key was used for on ``day`` (UTC); keys that were not used are left out."""
         found = self._all(sa.select(uses).where(uses.c.day == day))
         return {row["key"]: Use(row["requests"], row["tokens"], row["predictions"]) for row in found}
+
+    def use_since(self, day: date) -> list[RowMapping]:
+        """key, day, requests, tokens, predictions of each key and day (UTC) from ``day`` on, the newest day first."""
+        return self._all(sa.select(uses).where(uses.c.day >= day).order_by(uses.c.day.desc(), uses.c.key))
 
     def list_keys(self) -> list[dict[str, Any]]:
         """``all_keys`` as plain documents, with ``last_used`` (the day, UTC; None: never) and what each had ``today``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,17 @@ from treadle.store.database import new_id
 from treadle.store.keys import Keys
 from treadle.store.tables import answers, artifacts, audit, deployments, feedback, lineage, now, runs
 from treadle.store.trail import append, check
+
+
+@dataclass(frozen=True)
+class Said:
+    """Of one version's answers: how many there are, how many were said something of, and what was said last of each."""
+
+    answers: int = 0
+    rated: int = 0
+    up: int = 0
+    down: int = 0
+    edited: int = 0
 
 
 class Ledger(Keys):
@@ -111,28 +123,62 @@ class Ledger(Keys):
             connection.execute(answers.insert(), [{"at": now(), **row} for row in rows])
 
     def answer(self, id: str) -> RowMapping | None:
+        if "\0" in id:  # which no database's text can hold
+            return None
         rows = self._all(sa.select(answers).where(answers.c.id == id))
         return rows[0] if rows else None
 
-    def record_feedback(self, answer: str, rating: str | None, edited: str | None) -> int:
-        """File what a user said of an answer; the newest of each answer counts. Raises ``UserError`` for an unknown answer."""
+    def record_feedback(self, answer: str, rating: str | None, edited: str | None, key: str | None = None) -> int:
+        """File what a user said of an answer, by the key of this name; the newest of each answer counts. Raises ``UserError`` for
+        an unknown answer."""
+        row = {"answer": answer, "at": now(), "rating": rating, "edited": edited, "key": key}
         try:
             with self._write() as connection:
-                return new_id(connection, feedback, {"answer": answer, "at": now(), "rating": rating, "edited": edited})
+                return new_id(connection, feedback, row)
         except sa.exc.IntegrityError:
             raise UserError(f"there is no answer {answer!r}", cure="take the id from the answer itself") from None
 
     def all_feedback(self) -> list[RowMapping]:
-        """Each answer's feedback in order, joined with the answer: id, answer, rating, edited, prompt, text, version, at."""
+        """Each answer's feedback in order, joined with the answer: id, answer, rating, edited, key, prompt, text, version, at."""
         columns = (*feedback.c, answers.c.prompt, answers.c.text, answers.c.version, answers.c.package)
         joined = feedback.join(answers, feedback.c.answer == answers.c.id)
         return self._all(sa.select(*columns).select_from(joined).order_by(feedback.c.id))
+
+    def feedback_set_aside(self) -> dict[str, int]:
+        """Of the corpus that was last made of users' feedback: how much was set aside, by reason."""
+        corpora = sa.select(artifacts.c.counts).where(artifacts.c.kind == "corpus").order_by(artifacts.c.at.desc())
+        for row in self._all(corpora):
+            if "keys" in row["counts"]:  # which only a corpus of feedback tells
+                return dict(row["counts"]["account"]["set_aside"])
+        return {}
+
+    def unjudged(self, most: int, skip: int = 0) -> list[RowMapping]:
+        """Answers whose text is kept and that nothing was said of, the newest first: ``most`` of them after ``skip``."""
+        said = sa.exists().where(feedback.c.answer == answers.c.id)
+        query = sa.select(answers).where(answers.c.stored, answers.c.text.is_not(None), ~said)
+        return self._all(query.order_by(answers.c.at.desc(), answers.c.id).offset(skip).limit(most))
 
     def totals(self) -> dict[str, int]:
         """How many answers and how much feedback there is, for the report."""
         count = sa.func.count().label("n")
         each = (sa.select(sa.literal(table.name).label("name"), count).select_from(table) for table in (answers, feedback))
         return {row["name"]: row["n"] for row in self._all(sa.union_all(*each))}
+
+    def said(self) -> dict[int, Said]:
+        """What was said of each version's answers."""
+        newest = sa.select(sa.func.max(feedback.c.id)).group_by(feedback.c.answer)
+        last = sa.select(feedback).where(feedback.c.id.in_(newest)).subquery()
+        said = sa.or_(last.c.rating.is_not(None), last.c.edited.is_not(None))  # null takes back what was said before
+
+        def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+            return sa.func.count(sa.case((condition, 1)))
+
+        statement = sa.select(
+            answers.c.version, sa.func.count().label("answers"), count(said).label("rated"),
+            count(last.c.rating == "up").label("up"), count(last.c.rating == "down").label("down"),
+            count(last.c.edited.is_not(None)).label("edited"),
+        ).select_from(answers.outerjoin(last, last.c.answer == answers.c.id)).group_by(answers.c.version)
+        return {row["version"]: Said(*(int(row[name]) for name in Said.__annotations__)) for row in self._all(statement)}
 
     # -- the audit trail ----------------------------------------------------------------------------------------------
 

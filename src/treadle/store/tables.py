@@ -72,6 +72,7 @@ feedback = sa.Table(
     "feedback", metadata,
     sa.Column("id", sa.Integer, primary_key=True), sa.Column("answer", sa.ForeignKey("answers.id"), nullable=False, index=True),
     sa.Column("at", _stamp, nullable=False), sa.Column("rating", sa.String(10)), sa.Column("edited", _Text),
+    sa.Column("key", sa.String(80)),  # the name of the key that it came by; null: none, or said under an earlier Treadle
 )
 keys = sa.Table(
     "keys", metadata,

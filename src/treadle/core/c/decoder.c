@@ -16,6 +16,7 @@
 #define QUERIES 4  // of a token that look at a page together
 #define SPINS 2000  // looks before a thread lets others have the core
 #define MOST 256
+#define PRODUCTS 4  // of a layer: queries, keys and values; output; gate and up; down
 #define UP(n, to) (((n) + (to) - 1) / (to) * (to))
 
 #define KERNELS "turn.h"
@@ -24,6 +25,15 @@
 // Of layers.c, for one row each.
 void norm_float32(int64_t N, int64_t D, const float *x, const float *more, const float *weight, float eps, float *sum, float *y, float *scale);
 void swiglu_float32(int64_t N, int64_t F, const float *both, float *product);
+
+// What adapters of low rank add to products (Hu et al., LoRA, ICLR 2022, section 4.1): B (rows, rank) A (rank, columns) x, the rest of the
+// product as it is. For each adapter, layer and product: its rank, 0 where nothing is added, and A and B, in float32.
+typedef struct {
+    const int64_t *of;  // each token's adapter; -1: none
+    const int64_t *ranks;
+    const void *const *matrices;
+    int64_t most;  // rank
+} adapters;
 
 typedef struct {
     int64_t threads;
@@ -34,8 +44,9 @@ typedef struct {
     const int64_t *ids, *places, *texts, *table, *which;
     void *const keys, *const values;
     float *scores;
+    const adapters *more;  // NULL: none
     // what is in the making
-    float *x, *wide, *q, *attended, *own[THREADS];
+    float *x, *wide, *q, *attended, *low, *own[THREADS];
     char *act;
     int64_t wide_row;
     atomic_int arrived, round, go;
@@ -76,6 +87,41 @@ static void run(pass *p, void *(*work)(void *)) {
     atomic_store_explicit(&p->go, 1, memory_order_release);
     work(&workers[0]);
     for (int64_t t = 1; t < begun; t++) pthread_join(threads[t], NULL);
+}
+
+// Where token n has an adapter in this product: the place of that adapter's rank and matrices, else -1.
+INLINE int64_t adapter_at(const pass *p, int64_t layer, int product, int64_t n) {
+    if (!p->more || p->more->of[n] < 0) return -1;
+    const int64_t at = (p->more->of[n] * p->depth + layer) * PRODUCTS + product;
+    return p->more->ranks[at] ? at : -1;
+}
+
+// Token n's features x (K) -> A x, for `raised`.
+static void lowered(const pass *p, int64_t layer, int product, int64_t n, int64_t K, const float *x) {
+    const int64_t at = adapter_at(p, layer, product, n);
+    if (at < 0) return;
+    const float *a = p->more->matrices[2 * at];
+    for (int64_t i = 0; i < p->more->ranks[at]; i++) {
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t k = 0; k < K; k++) sum += a[i * K + k] * x[k];
+        p->low[n * p->more->most + i] = sum;
+    }
+}
+
+// y (tokens, y_row apart) += B of what was lowered, in the rows first to last.
+static void raised(const pass *p, int64_t layer, int product, int64_t first, int64_t last, float *y, int64_t y_row) {
+    for (int64_t n = 0; p->more && n < p->tokens; n++) {
+        const int64_t at = adapter_at(p, layer, product, n);
+        if (at < 0) continue;
+        const int64_t rank = p->more->ranks[at];
+        const float *b = p->more->matrices[2 * at + 1], *low = p->low + n * p->more->most;
+        for (int64_t r = first; r < last; r++) {
+            float sum = 0;
+            for (int64_t i = 0; i < rank; i++) sum += b[r * rank + i] * low[i];
+            y[n * y_row + r] += sum;
+        }
+    }
 }
 
 #define KERNELS "decoder_cache.h"

@@ -51,7 +51,12 @@ def _event(entry: Any) -> Event:
 
 def parse_time(raw: Any) -> float | None:
     """A number as it is, a date as seconds since 1970, or None where there is nothing. Raises ``BadValue``."""
-    found: float | None = float(raw) if isinstance(raw, (int, float)) else parse_moment(raw)
+    if isinstance(raw, (list, tuple, Mapping)):
+        raise BadValue("not a time", str(raw)[:80])
+    try:
+        found: float | None = float(raw) if isinstance(raw, (int, float)) else parse_moment(raw)
+    except OverflowError:
+        raise BadValue("not a time", "a number that is too large") from None
     if found is not None and math.isinf(found):
         raise BadValue("not a time", str(raw))
     return None if found is None or math.isnan(found) else found

@@ -14,6 +14,7 @@ from treadle.core.layout import Layout
 from treadle.data.columns import Array, Column
 from treadle.data.fields.base import BadValue, Field, text_of
 
+_FAR = 1e6  # deviations
 _KNOTS = 1001
 _RANKS = np.linspace(0, 1, _KNOTS)
 _NORMAL = np.array([NormalDist().inv_cdf(min(max(rank, 1e-4), 1 - 1e-4)) for rank in _RANKS])
@@ -68,7 +69,8 @@ class NumberField(Field):
         numbers = np.array([math.nan if value is None else value for value in values], np.float64)
         if self.settings.scale == "log":
             numbers = _signed_log(numbers)
-        return Column(self._scale(numbers).astype(np.float32))
+        # Nothing is learned so far out, and what float32 cannot hold would make the answer no number.
+        return Column(np.clip(self._scale(numbers), -_FAR, _FAR).astype(np.float32))
 
     def _scale(self, numbers: Array) -> Array:
         if self.settings.scale != "quantile":

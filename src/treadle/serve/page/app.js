@@ -2,7 +2,7 @@
 
 import { Component, createRef, render } from "./vendor/preact.module.js";
 import { Failure, complete, facts, feedback, keepKey } from "./client.js";
-import { DOWN, UP, WHY, html, plural } from "./parts.js";
+import { DOWN, UP, WHY, html, lock, plural } from "./parts.js";
 import { Predict } from "./predict.js";
 
 const LATE = 500; // ms after the last piece in which a press was still meant for Stop
@@ -126,26 +126,17 @@ class App extends Component {
         <span class="state" data-busy=${busy} role="status">${busy ? "writing" : config ? "ready" : ""}</span>
       </header>
       ${failure && html`<p class="failure" role="alert" ref=${this.sight}>${failure}</p>`}
-      ${key && this.lock()}
+      ${key && lock(this.open)}
       ${config?.kind === "language" && html`<main>${this.sheet()}${this.controls()}</main>`}
       ${config?.kind === "records" && html`<${Predict} config=${config} attempt=${this.attempt.bind(this)}
         onVersion=${(version) => this.setState((state) => ({ config: { ...state.config, version } }))} />`}
       <footer>Answers come from a small model and may be wrong. Read before you use them.</footer>`;
   }
 
-  lock() {
-    const open = (event) => {
-      event.preventDefault();
-      keepKey(event.target.elements.key.value.trim());
-      this.load();
-    };
-    return html`<form class="lock" onSubmit=${open}>
-      <label for="key">Key</label>
-      <input id="key" name="key" type="password" autocomplete="off" required />
-      <button class="primary">Use this key</button>
-      <small>It stays in this tab and is forgotten when you close it.</small>
-    </form>`;
-  }
+  open = (key) => {
+    keepKey(key);
+    this.load();
+  };
 
   sheet() {
     const { prompt, answer, busy, ended } = this.state;

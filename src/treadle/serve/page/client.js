@@ -32,6 +32,8 @@ async function ask(path, body, signal) {
 
 export const facts = async () => (await ask("/page/config.json")).json();
 
+export const manual = async () => (await ask("/openapi.json")).json();
+
 export const predict = async (body) => (await ask("/v1/predict", body)).json();
 
 export const feedback = async (body) => (await ask("/v1/feedback", body)).json();

@@ -15,6 +15,20 @@ export const WHY = {
   always: "This server keeps texts and answers to improve the model. Secrets and personal data are replaced first.",
 };
 
+// Asks for a key, and calls use with it.
+export function lock(use) {
+  const open = (event) => {
+    event.preventDefault();
+    use(event.target.elements.key.value.trim());
+  };
+  return html`<form class="lock" onSubmit=${open}>
+    <label for="key">Key</label>
+    <input id="key" name="key" type="password" autocomplete="off" required />
+    <button class="primary">Use this key</button>
+    <small>It stays in this tab and is forgotten when you close it.</small>
+  </form>`;
+}
+
 export const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
 export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
