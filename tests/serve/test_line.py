@@ -146,3 +146,21 @@ def test_it_holds_no_more_than_it_may_loses_none_and_keeps_the_order_of_each_key
         line.leave(item)
     assert not line._served
     assert not line._busy
+
+
+def test_what_is_put_back_has_its_turn_again_before_others_of_its_key() -> None:
+    line: Line[Item] = Line(2)
+    first, second = Item(Asker("a"), 1), Item(Asker("a"), 2)
+    for item in (first, second):
+        line.join(item, 0, 1)
+    line.begin(first)
+    line.charge(first.asker, 5)
+    line.charge(first.asker, -5)
+    line.put_back(first)
+    assert [item.name for item in line] == [1, 2]
+    assert line.next() is first
+    line.leave(first)
+    line.leave(second)
+    line.join(Item(Asker("b")), 0, 1)
+    assert line.next() is not None
+    assert not line._busy

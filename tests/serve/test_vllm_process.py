@@ -102,6 +102,19 @@ def test_where_it_dies_answers_under_way_fail_and_it_is_started_anew(
     assert "has ended (exit code 9)" in capsys.readouterr().err
 
 
+def test_what_is_asked_before_its_end_is_noticed_waits_until_it_is_back(
+    make_vllm: Callable[..., Ask], stand: Stand
+) -> None:
+    ask = make_vllm(slots=2)
+    process = psutil.Process(stand.all("starts")[0]["pid"])
+    process.kill()
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.001)
+    running = [ask.start()[1] for _ in range(4)]
+    assert [ask.finish(pieces) for pieces in running] == [(text_of(ask, after(34, 8)), "length")] * 4
+    assert len(stand.all("asked")) == 4
+
+
 def test_where_it_does_not_come_back_those_who_wait_are_told_and_it_is_tried_again_later(
     make_vllm: Callable[..., Ask], stand: Stand, monkeypatch: pytest.MonkeyPatch, until: Callable[..., None]
 ) -> None:
@@ -161,6 +174,7 @@ def test_an_answer_that_fails_fails_alone_and_no_log_has_its_prompt(
     said = caplog.text + "".join(capsys.readouterr())
     assert "an answer of version 1 failed" in said
     assert "177" not in said
+    assert "asked for" not in ask.engine._child.last_lines()  # which it writes for each request
 
 
 def test_one_that_does_not_start_is_told_with_what_it_wrote_but_no_key(make_vllm: Callable[..., Ask], stand: Stand) -> None:

@@ -232,7 +232,7 @@ class VllmEngine(Writer):
             super()._push(answer, token)
 
     def _free(self, answer: Answer) -> None:
-        self._calls.pop(answer).close()
+        self._calls.pop(answer)
         self._wake.notify()
 
 
