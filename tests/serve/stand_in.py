@@ -139,8 +139,8 @@ class Handler(BaseHTTPRequestHandler):
             self._perhaps_break(at + group)
         usage = {"prompt_tokens": len(body["prompt"]), "prompt_tokens_details": {"cached_tokens": len(body["prompt"]) - 1}}
         self._event({"choices": [], "usage": usage})
-        self._chunk(b"data: [DONE]\n\n")
-        self._chunk(b"")
+        end = b"data: [DONE]\n\n"
+        self.wfile.write(f"{len(end):x}\r\n".encode() + end + b"\r\n0\r\n\r\n")  # at once: the client takes this as the end
 
     def _wait_for_leave(self) -> None:
         """Until nothing holds it; whoever goes away meanwhile is noticed."""
