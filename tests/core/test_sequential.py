@@ -1,5 +1,5 @@
-"""The test of two versions against quadrature and enumeration, and its promise against simulation: how often it names a false winner
-under looks after every rating, and how soon it names the right one."""
+"""The test of two versions against quadrature and enumeration, and its promise against simulation: how often it names a false
+winner under looks after every rating, and how soon it names the right one."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_the_evidence_is_expected_to_be_at_most_1_where_a_win_is_no_likelier(p: 
 
 
 def first_winners(good: tuple[float, float], share: float, looks: int, runs: int, seed: int) -> tuple[dict[str | None, int], float]:
-    """Ratings come in one by one, ``share`` of them the candidate's, and after each one is looked: the winners that were named first,
-    and the mean number of ratings until then."""
+    """Ratings come in one by one, ``share`` of them the candidate's, and after each one is looked: the winners that were named
+    first, and the mean number of ratings until then."""
     random, named, count = np.random.default_rng(seed), {"candidate": 0, "live": 0, None: 0}, 0
     known: dict[tuple[int, int], str | None] = {}
     for _ in range(runs):
@@ -115,9 +115,9 @@ def test_pairs_depend_on_order_alone() -> None:
                 waiting.append((number, arm, good))
                 assert (pairs.wins, pairs.losses, pairs.even) == before
         sides = [(a, b) if a[1] else (b, a) for a, b in met]  # (candidate, live)
-        assert pairs.wins == sum(c[2] and not l[2] for c, l in sides)
-        assert pairs.losses == sum(l[2] and not c[2] for c, l in sides)
-        assert pairs.even == sum(l[2] == c[2] for c, l in sides)
+        assert pairs.wins == sum(ours[2] and not theirs[2] for ours, theirs in sides)
+        assert pairs.losses == sum(theirs[2] and not ours[2] for ours, theirs in sides)
+        assert pairs.even == sum(theirs[2] == ours[2] for ours, theirs in sides)
 
 
 def test_pairs_that_are_forecast_are_what_it_takes() -> None:

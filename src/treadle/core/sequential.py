@@ -1,11 +1,11 @@
 """Which of two is better, judged while the answers come in: a test that may be looked at after every one of them.
 
-Each rating (good or not) of one side is paired with one of the other; a pair in which only one side did well is a *win* of that side.
-If both are equally good, a win of either is as likely, whatever share of ratings is good, and however that share changes with time:
-Wald, Sequential Analysis (1947), chapter 6. How far wins and losses are from a fair coin is told by a mixture of likelihood ratios
-(Robbins 1970, "Statistical methods related to the law of the iterated logarithm", section 1; as the mixture SPRT of Johari, Koomen,
-Pekelis and Walsh 2022, "Always valid inference", section 4). By Ville's inequality it passes 1/alpha with a probability of at most alpha,
-ever, however often one looks.
+Each rating (good or not) of one side is paired with one of the other; where only one of a pair did well, that side has a *win*.
+If both sides are equally good, a win of either is as likely, whatever share of ratings is good: Wald, Sequential Analysis (1947),
+chapter 6. How far wins and losses are from a fair coin is told by a mixture of likelihood ratios (Robbins 1970, "Statistical
+methods related to the law of the iterated logarithm", section 1; as the mixture SPRT of Johari, Koomen, Pekelis and Walsh 2022,
+"Always valid inference: continuous monitoring of A/B tests", section 4). By Ville's inequality the chance that it ever passes
+1/alpha is at most alpha, however often one looks.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _KEPT = 1000
 
 @dataclass
 class Pairs:
-    """Ratings in pairs, as they come in. Which are paired depends on their order alone, never on what they say: each with the newest
-    one of the other side that has no partner yet, so that both are of about the same time."""
+    """Ratings in pairs, as they come in. Which are paired depends on their order alone, never on what they say: each with the
+    newest one of the other side that has no partner yet, so that both are of about the same time."""
 
     wins: int = 0
     """Pairs in which the candidate alone did well."""
@@ -61,8 +61,8 @@ class Pairs:
 
 
 def log_evidence(wins: int, losses: int) -> float:
-    """Log of the evidence that a win is likelier than a loss: the mean likelihood ratio to a fair coin of coins that show a win with
-    a probability drawn uniformly from 1/2 to 1.
+    """Log of the evidence that a win is likelier than a loss: the mean likelihood ratio, to a fair coin, of coins that show a win
+    with a probability drawn uniformly from 1/2 to 1.
 
     Where a win is no likelier than a loss, its expectation is at most 1 after any number of pairs. The integral
     ``2^(n+1) * integral from 1/2 to 1 of p^wins (1-p)^losses`` is, for whole numbers, ``sum of C(n+1, k) for k <= wins``, over
@@ -77,8 +77,8 @@ def log_evidence(wins: int, losses: int) -> float:
 
 
 def winner(wins: int, losses: int, alpha: float) -> Winner | None:
-    """Who is better, or None while that is not known. With equally good sides the chance that it ever names one is at most ``alpha``,
-    and the chance that it ever names the worse of two at most half of that."""
+    """Who is better, or None while that is not known. With equally good sides the chance that it ever names one is at most
+    ``alpha``, and the chance that it ever names the worse of two at most half of that."""
     bound = math.log(2 / alpha)
     if log_evidence(wins, losses) >= bound:
         return "candidate"
@@ -86,8 +86,8 @@ def winner(wins: int, losses: int, alpha: float) -> Winner | None:
 
 
 def pairs_needed(wins: int, losses: int, alpha: float) -> int | None:
-    """How many more pairs with a win or a loss it takes until the winner is known, if wins and losses go on in this proportion; 0: it
-    is known; None: no end can be seen."""
+    """How many more pairs with a win or a loss it takes until the winner is known, if wins and losses go on in this proportion;
+    0: it is known; None: no end can be seen."""
     n = wins + losses
     if n == 0 or wins == losses:
         return None
@@ -111,8 +111,8 @@ def pairs_needed(wins: int, losses: int, alpha: float) -> int | None:
 
 
 def rate_interval(good: int, bad: int, alpha: float = 0.05) -> tuple[float, float]:
-    """An interval for the share of good ones that may be looked at after each of them: the chance that it ever misses the true share
-    is at most ``alpha``. All shares whose likelihood is over ``alpha`` of the mean likelihood of all (Robbins 1970, section 1)."""
+    """An interval for the share of good ones that may be looked at after each of them: the chance that it ever misses the true
+    share is at most ``alpha``. All shares whose likelihood is over ``alpha`` of the mean likelihood (Robbins 1970, section 1)."""
     n = good + bad
     if n == 0:
         return 0.0, 1.0
