@@ -125,7 +125,7 @@ def test_pairs_that_are_forecast_are_what_it_takes() -> None:
         more = pairs_needed(wins, losses, ALPHA)
         assert more
         share, total = max(wins, losses) / (wins + losses), wins + losses + more
-        for count, expected in ((total, "candidate" if wins > losses else "live"), (total - 3, None)):
+        for count, expected in ((total, "candidate" if wins > losses else "live"), (total * 9 // 10, None)):
             better = round(count * share)
             score = (better, count - better) if wins > losses else (count - better, better)
             assert winner(*score, ALPHA) == expected
