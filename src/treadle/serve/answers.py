@@ -54,6 +54,8 @@ class Finished:
     """As it was sent."""
     stored: bool
     """Whether its text may be kept."""
+    rollout: int | None = None
+    """Under which it was drawn who answers."""
 
 
 def answer_row(finished: Finished) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def answer_row(finished: Finished) -> dict[str, Any]:
         "id": finished.id, "version": version.number, "package": version.package, "stored": finished.stored, "prompt": prompt,
         "text": text, "settings": settings, "prompt_tokens": len(answer.prompt), "answer_tokens": answer.tokens,
         "seconds": time.monotonic() - answer.started, "finish_reason": answer.finish_reason or "cancelled",
+        "rollout": finished.rollout,
     }
 
 

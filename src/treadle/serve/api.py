@@ -26,6 +26,7 @@ from treadle.serve.lockout import Lockout
 from treadle.serve.monitor import CountRequests, Monitor
 from treadle.serve.openapi import add_openapi
 from treadle.serve.predictions import described
+from treadle.serve.route import route_of
 from treadle.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, PredictRequest, parse
 from treadle.serve.site import add_page
 from treadle.spec.project import ProjectSpec
@@ -92,17 +93,20 @@ def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Des
         return {"object": "list", "data": [model]}
 
     async def predict(request: Request) -> Response:
-        return await desk.predict(parse(PredictRequest, await request.body()))
+        return await desk.predict(parse(PredictRequest, await request.body()), route_of(request))
 
     async def embeddings(request: Request) -> Response:
-        return await desk.embed(parse(EmbeddingRequest, await request.body()))
+        asked = parse(EmbeddingRequest, await request.body())
+        return await desk.embed(asked, route_of(request, asked.user))
 
     async def completions(request: Request) -> Response:
-        reply = await desk.complete(parse(CompletionRequest, await request.body()))
+        asked = parse(CompletionRequest, await request.body())
+        reply = await desk.complete(asked, route_of(request, asked.user))
         return await reply.response(request.receive)
 
     async def chat(request: Request) -> Response:
-        reply = await desk.chat(parse(ChatRequest, await request.body()))
+        asked = parse(ChatRequest, await request.body())
+        reply = await desk.chat(asked, route_of(request, asked.user))
         return await reply.response(request.receive)
 
     for path, act in (("predict", predict), ("embeddings", embeddings), ("completions", completions), ("chat/completions", chat)):

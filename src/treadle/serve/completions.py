@@ -29,6 +29,7 @@ from treadle.serve.monitor import Monitor
 from treadle.serve.predictions import parse_rows, prediction_rows, until_done
 from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.serve.replies import Reply
+from treadle.serve.route import Route
 from treadle.serve.schema import Asking, ChatRequest, Columns, CompletionRequest, EmbeddingRequest, PredictRequest, Pressing
 from treadle.spec.stages import Serve
 from treadle.store.ledger import Ledger
@@ -47,14 +48,14 @@ class Desk:
     def __init__(self, name: str, settings: Serve, live: LiveModel, ledger: Ledger, monitor: Monitor) -> None:
         self.name, self.settings, self.live, self.filer, self.monitor = name, settings, live, Filer(ledger), monitor
 
-    async def complete(self, request: CompletionRequest) -> Reply:
+    async def complete(self, request: CompletionRequest, route: Route) -> Reply:
         """Put ``request`` in line. Raises ``RequestError``."""
         how = self._how(request, request.max_tokens, _TOKENS, request.logprobs, None)
         prompts = [_given(prompt) for prompt in request.prompts for _ in range(request.n or 1)]
         form = CompletionForm(request.logprobs is not None)
-        return await self._ask(request, prompts, how, form, request.truncate_prompt_tokens)
+        return await self._ask(request, prompts, how, form, request.truncate_prompt_tokens, route)
 
-    async def chat(self, request: ChatRequest) -> Reply:
+    async def chat(self, request: ChatRequest, route: Route) -> Reply:
         """Put ``request`` in line. Raises ``RequestError``."""
         asked = request.max_completion_tokens if request.max_tokens is None else request.max_tokens
         top = (request.top_logprobs or 0) if request.logprobs else None
@@ -68,7 +69,7 @@ class Desk:
                 raise RequestError("this model has no template of conversations", status=404, cure=cure)
             return engine.template.tokens(messages, tools)
 
-        return await self._ask(request, [render] * (request.n or 1), how, ChatForm(top is not None, bool(tools)), None)
+        return await self._ask(request, [render] * (request.n or 1), how, ChatForm(top is not None, bool(tools)), None, route)
 
     def _how(self, request: Asking, asked: int | None, usual: int, likely: int | None, form: Form | None) -> Settings:
         limit = self.settings.max_tokens
@@ -88,7 +89,8 @@ class Desk:
         return Settings(longest, sampling, tuple(request.stop or ()), likely=likely, form=form)
 
     async def _ask(
-        self, request: Asking, prompts: Sequence[Callable[[Engine], Prompt]], how: Settings, form: ReplyForm, truncate: int | None
+        self, request: Asking, prompts: Sequence[Callable[[Engine], Prompt]], how: Settings, form: ReplyForm, truncate: int | None,
+        route: Route,
     ) -> Reply:
         """One answer to each of ``prompts``, which are made for the version that will answer."""
         self._check(request.model)
@@ -110,13 +112,18 @@ class Desk:
                 return answer
 
             try:
-                engine, answer = await anyio.to_thread.run_sync(self.live.ask, make)
+                engine, answer = await anyio.to_thread.run_sync(self.live.ask, make, route)
             except BaseException:
                 for begun in finished:
                     begun.answer.cancel()
                 raise
-            finished.append(Finished(f"{form.prefix}-{secrets.token_hex(16)}", engine, answer, text, stored))
-        return Reply(self.name, self.filer, self.monitor, finished, request, form, pieces)
+            finished.append(Finished(f"{form.prefix}-{secrets.token_hex(16)}", engine, answer, text, stored, route.rollout))
+        return Reply(self.name, self.filer, self.monitor, finished, request, form, pieces, self._ended)
+
+    def _ended(self, one: Finished) -> None:
+        """An answer to a user has ended, and is filed."""
+        if one.answer.finish_reason != "cancelled":
+            self.live.ended(one.rollout, one.engine.version.number, one.answer.finish_reason != "error")
 
     def _asker(self, request: Pressing) -> Asker:
         given = [seconds for seconds in (request.timeout, self.settings.deadline) if seconds is not None]
@@ -129,16 +136,16 @@ class Desk:
         if self.live.draining:
             raise RequestError("the server is stopping", status=503, cure="ask again when it is back")
 
-    async def predict(self, request: PredictRequest) -> JSONResponse:
+    async def predict(self, request: PredictRequest, route: Route) -> JSONResponse:
         """Answer about ``request``'s records. Raises ``RequestError``."""
         self._check(request.model)
         raw = request.rows
-        worker, found, more = await self._predicted(raw, lambda schema: parse_rows(schema, raw), request, request.store)
+        worker, found, more = await self._predicted(raw, lambda schema: parse_rows(schema, raw), request, request.store, route)
         ids = more.pop("ids")
         predictions = [{"id": id, "heads": answer} for id, answer in zip(ids, found, strict=True)]
         return _told(worker, {"object": "predictions", "model": self.name, **more, "predictions": predictions})
 
-    async def embed(self, request: EmbeddingRequest) -> JSONResponse:
+    async def embed(self, request: EmbeddingRequest, route: Route) -> JSONResponse:
         """The vectors of ``request``'s texts. Raises ``RequestError``."""
         self._check(request.model)
         texts = request.texts
@@ -149,7 +156,7 @@ class Desk:
             asked = Texts(schema, texts)
             return asked.rows
 
-        worker, found, more = await self._predicted([{"input": text} for text in texts], parse, request, None)
+        worker, found, more = await self._predicted([{"input": text} for text in texts], parse, request, None, route)
         assert asked is not None
         data = asked.data(found, request.dimensions, request.encoding_format or "float")
         ids = more.pop("ids")
@@ -158,14 +165,21 @@ class Desk:
         return _told(worker, {"object": "list", "data": data, "model": self.name, "usage": usage, **more})
 
     async def _predicted(
-        self, raw: Sequence[Columns], parse: Callable[[Schema], Sequence[Row]], request: Pressing, store: bool | None
+        self, raw: Sequence[Columns], parse: Callable[[Schema], Sequence[Row]], request: Pressing, store: bool | None, route: Route
     ) -> tuple[Predictor, list[Prediction], dict[str, Any]]:
         """What the heads answer to the rows that ``parse`` makes of ``raw``, counted and filed; and what a response says of that:
         ``version``, ``stored`` and ``ids``, which are empty where the ledger cannot be written."""
         started = time.monotonic()
         few, who = _few(raw), self._asker(request)
-        worker, rows, future = await _aside(few, lambda: self.live.predict(parse, few, who))
-        found: list[Prediction] = await until_done(future)
+        worker, rows, future = await _aside(few, lambda: self.live.predict(parse, route, few, who))
+        number = worker.version.number
+        try:
+            found: list[Prediction] = await until_done(future)
+        except RequestError as error:
+            if error.status == 500:
+                self.live.ended(route.rollout, number, False)
+            raise
+        self.live.ended(route.rollout, number, True)
         stored = may_store(self.settings.store, store)
         self.monitor.answers.labels("stop").inc(len(found))
         self.monitor.total.observe(time.monotonic() - started)
@@ -173,6 +187,7 @@ class Desk:
         ids: list[str] = [""] * len(found)
         try:
             filed = await _aside(few or not stored, lambda: prediction_rows(worker, raw, rows, found, stored, started))
+            filed = [row | {"rollout": route.rollout} for row in filed]
             await self.filer.file(filed)
             ids = [row["id"] for row in filed]
         except Exception as error:

@@ -35,10 +35,11 @@ class Reply:
 
     def __init__(
         self, name: str, filer: Filer, monitor: Monitor, answers: list[Finished], request: Asking, form: ReplyForm,
-        pieces: asyncio.Queue[tuple[int, Piece]],
+        pieces: asyncio.Queue[tuple[int, Piece]], ended: Callable[[Finished], None],
     ) -> None:
+        """``ended`` hears of each answer that has ended."""
         self._name, self._filer, self._monitor, self._filed = name, filer, monitor, answers
-        self._request, self._form, self._pieces = request, form, pieces
+        self._request, self._form, self._pieces, self._ended = request, form, pieces, ended
         self._created = int(time.time())
         self._told = [Told(one.engine.table) for one in answers]
         self.headers = {"x-treadle-version": str(answers[0].engine.version.number), "cache-control": "no-store"}
@@ -106,6 +107,7 @@ class Reply:
         if answer.first is not None:
             monitor.first_token.observe(answer.first - answer.started)
         charge(tokens=len(answer.prompt) + answer.tokens)
+        self._ended(self._filed[index])
         try:
             one = self._filed[index]  # redaction reads the text
             row = await anyio.to_thread.run_sync(answer_row, one) if one.stored else answer_row(one)

@@ -98,10 +98,10 @@ class Standing:
 
     def _verdict(self) -> list[str]:
         assert self.rollout is not None
-        pairs = self.pairs
-        found = [f"  pairs of ratings: {pairs.wins} won by version {self.rollout.version}, {pairs.losses} by {self.live}, {pairs.even} even"]
+        pairs, candidate = self.pairs, self.rollout.version
+        found = [f"  pairs of ratings: {pairs.wins} won by version {candidate}, {pairs.losses} by {self.live}, {pairs.even} even"]
         if self.winner == "candidate":
-            return [*found, f"winner known: candidate, version {self.rollout.version}", "  to make it live:  treadle rollout promote"]
+            return [*found, f"winner known: candidate, version {candidate}", "  to make it live:  treadle rollout promote"]
         if self.winner == "live":
             return [*found, f"winner known: live, version {self.live}", "  to take the candidate out:  treadle rollout stop"]
         more = "how many more ratings are needed cannot be told yet" if self.more_ratings is None else (
