@@ -25,7 +25,7 @@ _MODULES = {
     "pipeline": "treadle.pipeline", "predict": "treadle.serve.file", "serve": "treadle.serve.server",
     "trace": "treadle.report.trace",
     "report": "treadle.report.page", "ledger": "treadle.store.ledger", "artifacts": "treadle.store.artifacts",
-    "seed": "treadle.store.seed", "ship": "treadle.ship.package",
+    "rollout": "treadle.rollout", "seed": "treadle.store.seed", "ship": "treadle.ship.package",
     "watch": "treadle.report.watch", "compare": "treadle.report.compare",
     "keys": "treadle.store.keys", "show": "treadle.show", "tune": "treadle.tune", "plan": "treadle.plan.estimate",
 }
@@ -242,6 +242,25 @@ def rollback(
         row = ledger.rollback(reason, to)
         found = {"version": row["version"], "package": row["package"], "before": left["version"]}
         output.give(found, _use("show").gone_back(found, file))
+
+
+@app.command()
+def rollout(
+    word: Annotated[str, typer.Argument(
+        help="canary, shadow or ab: begin with a candidate, or go on with it in another way; status; promote; stop."
+    )] = "status",
+    candidate: Annotated[
+        str | None, typer.Argument(help="To begin with: a version such as v3, or a package's id. Default: the candidate there is.")
+    ] = None,
+    share: Annotated[str | None, typer.Option(help="Of requests, as 5%. Default: as 'serve.rollout' has it.")] = None,
+    alpha: Annotated[str | None, typer.Option(help="Chance of a false winner. Default: as 'serve.rollout' has it.")] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for on the command line",
+    file: File = _HERE, json: Json = False,
+) -> None:
+    """Let a candidate stand beside the live version: see it answer a share of requests, or copies of them, and which is better."""
+    with _command(json) as output:
+        project = _project(file, None)
+        output.give(*_use("rollout").act(_ledger(project), project.spec.serve.rollout, word, candidate, share, alpha, reason))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from treadle.spec.access import Limits, Lockout, Price, Timeouts, Tls
 from treadle.spec.fields import Bound, Budget, Count, Duration, Fraction, Section, Size
+from treadle.spec.rollout import Rollout
 
 Metric = Annotated[str, Field(pattern=r"^([^.]+\.)?[a-z_0-9@]+$")]
 
@@ -70,6 +71,7 @@ class Serve(Section):
     """Whose text is kept for improvement, after redaction: of requests that say ``"store": true``, of all, of none."""
     drain: float = Field(default=30.0, ge=0)
     """Seconds that running answers are given when the server is asked to stop."""
+    rollout: Rollout = Rollout()
     limits: Limits = Limits()
     price: Price = Price()
     lockout: Lockout = Lockout()
