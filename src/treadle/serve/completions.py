@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import secrets
 import time
@@ -31,6 +32,7 @@ from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.serve.replies import Reply
 from treadle.serve.route import Route
 from treadle.serve.schema import Asking, ChatRequest, Columns, CompletionRequest, EmbeddingRequest, PredictRequest, Pressing
+from treadle.serve.shadow import Asked, Shadows
 from treadle.spec.stages import Serve
 from treadle.store.ledger import Ledger
 
@@ -47,6 +49,7 @@ class Desk:
 
     def __init__(self, name: str, settings: Serve, live: LiveModel, ledger: Ledger, monitor: Monitor) -> None:
         self.name, self.settings, self.live, self.filer, self.monitor = name, settings, live, Filer(ledger), monitor
+        self.shadows = Shadows(live, ledger, monitor)
 
     async def complete(self, request: CompletionRequest, route: Route) -> Reply:
         """Put ``request`` in line. Raises ``RequestError``."""
@@ -117,13 +120,19 @@ class Desk:
                 for begun in finished:
                     begun.answer.cancel()
                 raise
-            finished.append(Finished(f"{form.prefix}-{secrets.token_hex(16)}", engine, answer, text, stored, route.rollout))
-        return Reply(self.name, self.filer, self.monitor, finished, request, form, pieces, self._ended)
+            again = _again(prompt, replace(one, seed=answer.seed))
+            id = f"{form.prefix}-{secrets.token_hex(16)}"
+            finished.append(Finished(id, engine, answer, text, stored, route.rollout, again))
+        ended = functools.partial(self._ended, route)
+        return Reply(self.name, self.filer, self.monitor, finished, request, form, pieces, ended)
 
-    def _ended(self, one: Finished) -> None:
-        """An answer to a user has ended, and is filed."""
-        if one.answer.finish_reason != "cancelled":
-            self.live.ended(one.rollout, one.engine.version.number, one.answer.finish_reason != "error")
+    def _ended(self, route: Route, one: Finished) -> None:
+        """An answer to a user has ended."""
+        reason, version = one.answer.finish_reason, one.engine.version.number
+        if reason in ("stop", "length", "error"):  # not where the client went away, or its time was over
+            self.live.ended(one.rollout, version, reason != "error")
+        if reason in ("stop", "length"):
+            self.shadows.text(one, route)
 
     def _asker(self, request: Pressing) -> Asker:
         given = [seconds for seconds in (request.timeout, self.settings.deadline) if seconds is not None]
@@ -190,6 +199,7 @@ class Desk:
             filed = [row | {"rollout": route.rollout} for row in filed]
             await self.filer.file(filed)
             ids = [row["id"] for row in filed]
+            self.shadows.records(Asked(raw, parse, found, ids, stored, filed[0]["seconds"]), route)
         except Exception as error:
             self.monitor.unrecorded.inc()
             _log.error("predictions could not be written to the ledger: %s", error)
@@ -211,6 +221,10 @@ async def _aside(few: bool, work: Callable[[], T]) -> T:
 
 def _told(worker: Predictor, body: dict[str, Any]) -> JSONResponse:
     return JSONResponse(body, headers={"x-treadle-version": str(worker.version.number), "cache-control": "no-store"})
+
+
+def _again(prompt: Callable[[Engine], Prompt], how: Settings) -> Callable[[Engine, Callable[[Piece], None]], Answer]:
+    return lambda engine, deliver: engine.prepare(prompt(engine), how, deliver)
 
 
 def _given(prompt: Prompt) -> Callable[[Engine], Prompt]:

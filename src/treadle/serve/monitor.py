@@ -38,6 +38,7 @@ class Monitor:
         self.queue = gauge("queue_length", "Requests that wait for a slot")
         self.version = gauge("live_version", "Version that answers new requests")
         self.swaps = counter("swaps", "Changes of the live version, by outcome", "outcome")
+        self.shadows = counter("shadow_answers", "Answers of a candidate that no user sees, by what became of them", "outcome")
         self.swap_failed = gauge("swap_failed", "1 while the version that should be live cannot be loaded")
 
     def text(self) -> bytes:
