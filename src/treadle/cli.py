@@ -121,6 +121,10 @@ def _ledger(project: Any) -> Any:
     return _use("ledger").Ledger(project.store, project.ledger_url)
 
 
+def _served(project: Any) -> Any:
+    return _use("serve").Served(project, _use("artifacts").Store(project.store), _ledger(project))
+
+
 @app.callback(invoke_without_command=True)
 def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -269,6 +273,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address; any but loopback demands a key.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0: any free one.", min=0, max=65535)] = None,
     seed: Annotated[Path | None, typer.Option(help="Make the version live that this seed.json of a packaged folder names.")] = None,
+    beside: Annotated[
+        list[Path] | None, typer.Option("--with", help="Another project, served beside it under its own name; again for more.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Serve the live version: an OpenAI-compatible API, and a page with feedback."""
@@ -277,7 +284,8 @@ def serve(
         store, ledger = _use("artifacts").Store(project.store), _ledger(project)
         if seed is not None:
             _use("seed").Seed.read(seed).sow(ledger)
-        _use("serve").run_server(project, store, ledger, host, port, output.give if json else None)
+        others = [_served(_project(path, None)) for path in beside or ()]
+        _use("serve").run_server(project, store, ledger, host, port, output.give if json else None, others)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from tagged import tagged_project
 from treadle.data.chance import point_of
 from treadle.serve import live as module
 from treadle.serve import route
+from treadle.serve.engine import Settings
 from treadle.serve.predictor import Predictor
 
 Until = Callable[..., None]
@@ -36,6 +37,20 @@ def known(site: Site) -> Site:
     for id in site.packages:
         site.ledger.record_artifact({"id": id, "kind": "package", "counts": {}, "parents": []})
     return site
+
+
+@pytest.fixture
+def gate(serve: Callable[..., Running]) -> Iterator[Callable[[], threading.Event]]:
+    """Makes events that threads wait for; they are set at the end in any case, so that a test which fails ends."""
+    made: list[threading.Event] = []
+
+    def make() -> threading.Event:
+        made.append(threading.Event())
+        return made[-1]
+
+    yield make
+    for event in made:
+        event.set()
 
 
 def begin(server: Running, until: Until, kind: Any = "canary", share: float | None = None, package: int = 1) -> int:
@@ -131,11 +146,14 @@ def test_all_answers_to_one_request_are_of_one_version(serve: Callable[..., Runn
         assert {known.ledger.answer(id)["version"] for id in ids} == {response["version"]}
 
 
-def test_coming_changing_promoting_and_going_back_drop_nothing(serve: Callable[..., Running], known: Site, until: Until) -> None:
+def test_coming_changing_promoting_and_going_back_drop_nothing(
+    serve: Callable[..., Running], known: Site, until: Until,
+    gate: Callable[[], threading.Event],
+) -> None:
     server = serve("serve.queue=64")
     results: list[tuple[int, str, str]] = []
     failures: list[str] = []
-    stop = threading.Event()
+    stop = gate()
 
     def ask(stream: bool) -> None:
         with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -188,6 +206,33 @@ def test_coming_changing_promoting_and_going_back_drop_nothing(serve: Callable[.
     for version, id, _ in results:
         filed = known.ledger.answer(id)
         assert (filed["version"], filed["package"]) == (version, known.packages[version - 1])
+
+
+def test_what_a_candidate_began_it_finishes(
+    serve: Callable[..., Running], known: Site, until: Until, monkeypatch: pytest.MonkeyPatch,
+    gate: Callable[[], threading.Event],
+) -> None:
+    server = serve()
+    begin(server, until, share=1.0)
+    worker, go = server.live.beside.worker, gate()
+    step = worker._step
+    monkeypatch.setattr(worker, "_step", lambda: go.wait(20) and step())
+    found: list[httpx.Response] = []
+    under_way = threading.Thread(target=lambda: found.append(server.complete("x", max_tokens=4)))
+    under_way.start()
+    until(lambda: worker.active)
+    known.ledger.stop_rollout("no more")
+    until(lambda: server.live.beside is None)
+    assert [role["role"] for role in server.live.roles()] == ["live", "retiring"]
+    assert server.live.busy == 1, "the server does not stop before it is done"
+    go.set()
+    under_way.join()
+    assert (found[0].status_code, found[0].json()["version"]) == (200, 2)
+    until(lambda: not server.live._retired)
+    # Whatever a way led to before, it counts for no rollout now.
+    led = route.Route(rollout=99)
+    server.live.ask(lambda engine: engine.prepare("x", Settings(1), lambda piece: None), led)
+    assert led.rollout is None
 
 
 def test_a_rollback_ends_the_rollout(serve: Callable[..., Running], known: Site, until: Until) -> None:
@@ -259,11 +304,12 @@ def test_a_candidate_that_fails_more_often_is_taken_out_and_audited(
 
 
 def test_when_the_candidate_is_full_the_live_version_helps_out(
-    serve: Callable[..., Running], known: Site, until: Until, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Running], known: Site, until: Until, monkeypatch: pytest.MonkeyPatch,
+    gate: Callable[[], threading.Event],
 ) -> None:
     server = serve("serve.slots=1", "serve.queue=0")
     begin(server, until, share=1.0)
-    worker, go = server.live.beside.worker, threading.Event()
+    worker, go = server.live.beside.worker, gate()
     step = worker._step
     monkeypatch.setattr(worker, "_step", lambda: go.wait(20) and step())
     found: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,20 @@ def copied(site: Site, package: str) -> str:
                 (draft.path / file.name).write_bytes(file.read_bytes())
     site.ledger.record_artifact({"id": id, "kind": "package", "counts": {}, "parents": []})
     return id
+
+
+@pytest.fixture
+def gate(serve: Callable[..., Running]) -> Iterator[Callable[[], threading.Event]]:
+    """Makes events that threads wait for; they are set at the end in any case, so that a test which fails ends."""
+    made: list[threading.Event] = []
+
+    def make() -> threading.Event:
+        made.append(threading.Event())
+        return made[-1]
+
+    yield make
+    for event in made:
+        event.set()
 
 
 def begin(server: Running, until: Until, package: str, share: float | None = None) -> int:
@@ -141,18 +155,19 @@ def test_a_share_of_requests_is_copied(
 
 
 def test_a_shadow_gives_way_to_users_and_delays_none(
-    serve: Callable[..., Running], site: Site, until: Until, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Running], site: Site, until: Until, monkeypatch: pytest.MonkeyPatch,
+    gate: Callable[[], threading.Event],
 ) -> None:
     """It is stuck in a step here, and users are answered all the same; when they ask, what it writes is broken off."""
     server = serve()
     begin(server, until, site.packages[1])
-    worker, step, go = server.live.beside.worker, server.live.beside.worker._step, threading.Event()
+    worker, step, go = server.live.beside.worker, server.live.beside.worker._step, gate()
     monkeypatch.setattr(worker, "_step", lambda: go.wait(20) and step())
     assert server.complete("x", max_tokens=50, temperature=0).status_code == 200
     until(lambda: worker.active == 1)
     copy = worker._active[0]
     # A user's answer that is under way for as long as it takes: the live version is held in a step too.
-    live, hold = server.live.worker, threading.Event()
+    live, hold = server.live.worker, gate()
     live_step = live._step
     monkeypatch.setattr(live, "_step", lambda: hold.wait(20) and live_step())
     user = threading.Thread(target=lambda: server.complete("y", max_tokens=1))
@@ -169,13 +184,14 @@ def test_a_shadow_gives_way_to_users_and_delays_none(
 
 
 def test_copies_that_find_no_moment_are_dropped_and_counted(
-    serve: Callable[..., Running], site: Site, until: Until, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Running], site: Site, until: Until, monkeypatch: pytest.MonkeyPatch,
+    gate: Callable[[], threading.Event],
 ) -> None:
     monkeypatch.setattr(shadow, "MOST", 2)
     monkeypatch.setattr(shadow, "PATIENCE", 0.3)
     server = serve()
     begin(server, until, site.packages[1])
-    live, step, end = server.live.worker, server.live.worker._step, threading.Event()
+    live, step, end = server.live.worker, server.live.worker._step, gate()
     monkeypatch.setattr(live, "_step", lambda: (end.wait(0.01), step()))  # so that one user's answer lasts as long as the rest
     long = threading.Thread(target=lambda: server.complete("y", max_tokens=1000, logit_bias={"0": -100}))
     long.start()

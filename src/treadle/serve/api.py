@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -45,12 +46,13 @@ def longest_body(spec: ProjectSpec) -> int:
     return _MEDIA_BODY if any(given.kind in ("image", "audio") for given in spec.model.inputs.values()) else _BODY
 
 
-def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str) -> FastAPI:
-    """The API and the page of ``project``, answered by ``live``; ``host`` is the address that is listened on."""
+def make_app(project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str, others: Sequence[str] = ()) -> FastAPI:
+    """The API and the page of ``project``, answered by ``live``; ``host`` is the address that is listened on, ``others`` are models
+    that the same server has beside it."""
     # FastAPI's own pages about the API load their scripts from elsewhere.
     app = FastAPI(title=project.spec.name, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     settings = project.spec.serve
-    _add_model_routes(app, project, live, Desk(project.spec.name, settings, live, ledger, monitor))
+    _add_model_routes(app, project, live, Desk(project.spec.name, settings, live, ledger, monitor, others))
     _add_feedback(app, project, ledger, monitor)
     _add_health(app, live, ledger, monitor)
     add_page(app, project, live)

@@ -47,7 +47,11 @@ Prompt = str | list[int]
 class Desk:
     """What answering needs: the project's name, the live model, where answers are filed, and the figures."""
 
-    def __init__(self, name: str, settings: Serve, live: LiveModel, ledger: Ledger, monitor: Monitor) -> None:
+    def __init__(
+        self, name: str, settings: Serve, live: LiveModel, ledger: Ledger, monitor: Monitor, others: Sequence[str] = ()
+    ) -> None:
+        """``others`` are models that the same server has beside this one."""
+        self._models = [name, *others]
         self.name, self.settings, self.live, self.filer, self.monitor = name, settings, live, Filer(ledger), monitor
         self.shadows = Shadows(live, ledger, monitor)
 
@@ -140,7 +144,7 @@ class Desk:
 
     def _check(self, model: str | None) -> None:
         if model is not None and model != self.name:
-            cure = f"this server has {self.name!r}"
+            cure = f"this server has {', '.join(map(repr, self._models))}"
             raise RequestError(f"there is no model {model[:100]!r}", status=404, field="model", cure=cure)
         if self.live.draining:
             raise RequestError("the server is stopping", status=503, cure="ask again when it is back")
