@@ -75,10 +75,13 @@ def count(server: Running, outcome: str) -> float:
 
 
 def test_the_same_weights_say_the_same_and_users_get_the_live_answers(
-    serve: Callable[..., Running], site: Site, until: Until
+    serve: Callable[..., Running], site: Site, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve()
     rollout = begin(server, until, copied(site, site.packages[0]))
+    worker, step = server.live.beside.worker, server.live.beside.worker._step
+    # Slower than the looks for users who wait: it does not give way to itself.
+    monkeypatch.setattr(worker, "_step", lambda: (threading.Event().wait(2.5 * shadow._LOOK), step()))
     answers = [server.complete("def f", max_tokens=12, temperature=1.0, n=2, store=number % 2 == 0).json() for number in range(4)]
     assert {told["version"] for told in answers} == {1}
     until(lambda: len(filed(server)) == 8)
@@ -165,6 +168,7 @@ def test_a_shadow_gives_way_to_users_and_delays_none(
     monkeypatch.setattr(worker, "_step", lambda: go.wait(20) and step())
     assert server.complete("x", max_tokens=50, temperature=0).status_code == 200
     until(lambda: worker.active == 1)
+    assert server.live.busy == 0, "nothing that a user or the end of the server would wait for"
     copy = worker._active[0]
     # A user's answer that is under way for as long as it takes: the live version is held in a step too.
     live, hold = server.live.worker, gate()

@@ -9,9 +9,10 @@ from starlette.types import ASGIApp
 
 from treadle.core.errors import UserError
 from treadle.core.project import Project
-from treadle.serve.access import is_loopback
+from treadle.serve.access import check_keys, is_loopback
 from treadle.serve.api import longest_body, make_app
 from treadle.serve.hall import Hall, Room
+from treadle.serve.limits import check_prices
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 from treadle.store.artifacts import Store
@@ -29,6 +30,13 @@ class Served:
     @property
     def name(self) -> str:
         return self.project.spec.name
+
+    def check(self, host: str) -> None:
+        """Raises ``UserError`` where nothing is live, ``host`` can be reached from elsewhere and there is no key, or a key's limit
+        of money has no price."""
+        self.ledger.must_be_live()
+        check_keys(host, self.ledger)
+        check_prices(self.ledger, self.project.spec.serve.price)
 
 
 class Models:

@@ -19,11 +19,9 @@ from treadle.core.errors import UserError
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import choose_runtime
-from treadle.serve.access import check_keys
 from treadle.serve.audit import note
 from treadle.serve.connection import Connection
 from treadle.serve.headers import SecurityHeaders
-from treadle.serve.limits import check_prices
 from treadle.serve.live import settle
 from treadle.serve.models import Models, Served, check_apart
 from treadle.serve.tls import tls_context
@@ -56,9 +54,7 @@ def run_server(
     every = [Served(project, store, ledger), *others]
     check_apart(every)
     for served in every:
-        served.ledger.must_be_live()
-        check_keys(host, served.ledger)
-        check_prices(served.ledger, served.project.spec.serve.price)
+        served.check(host)
     tls = tls_context(project.folder, settings.tls) if settings.tls else None
     listener = listen(host, port)
     try:
