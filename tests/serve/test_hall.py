@@ -183,6 +183,16 @@ def test_the_body_of_one_without_a_key_is_not_read(serve: Callable[..., Pair]) -
         assert connection.recv(100).startswith(b"HTTP/1.1 401")
 
 
+def test_a_body_without_end_is_not_read_on(serve: Callable[..., Pair]) -> None:
+    host, port = serve().url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                           b"Transfer-Encoding: chunked\r\n\r\n" + b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+        for _ in range(25):
+            connection.sendall(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 413")
+
+
 def test_each_follows_its_own_ledger_and_all_stop_together(
     serve: Callable[..., Pair], site: Site, until: Callable[..., None]
 ) -> None:
