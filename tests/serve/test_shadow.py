@@ -211,8 +211,8 @@ def test_copies_that_find_no_moment_are_dropped_and_counted(
     assert filed(server) == []
     end.set()
     long.join()
-    until(lambda: count(server, "filed") == 6 - dropped)
-    assert count(server, "dropped") == dropped
+    until(lambda: count(server, "filed") + count(server, "dropped") == 6)
+    assert 5 - dropped <= len(filed(server)) <= 6 - dropped, "the long one's own copy may find no room either"
 
 
 def test_a_shadow_that_fails_is_filed_as_such_and_harms_no_one(
