@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from treadle.spec.access import Limits, Lockout, Price, Timeouts, Tls
 from treadle.spec.fields import Bound, Budget, Count, Duration, Fraction, Section, Size
+from treadle.spec.rollout import Rollout
 from treadle.spec.watch import Alerts, check_url
 
 Metric = Annotated[str, Field(pattern=r"^([^.]+\.)?[a-z_0-9@]+$")]
@@ -71,6 +72,7 @@ class Serve(Section):
     """Whose text is kept for improvement, after redaction: of requests that say ``"store": true``, of all, of none."""
     drain: float = Field(default=30.0, ge=0)
     """Seconds that running answers are given when the server is asked to stop."""
+    rollout: Rollout = Rollout()
     limits: Limits = Limits()
     price: Price = Price()
     lockout: Lockout = Lockout()
