@@ -69,6 +69,8 @@ def answer_row(finished: Finished) -> dict[str, Any]:
         "truncated_prompt_tokens": answer.dropped,
     }
     version = finished.engine.version
+    if how.adapter is not None:
+        settings["adapter"] = {"name": how.adapter, "sha256": finished.engine.adapters[how.adapter].digest}
     prompt = text = None
     if finished.stored:
         prompt, text, found = redact_pair(finished.prompt, answer.stream.text)

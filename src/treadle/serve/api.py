@@ -20,6 +20,7 @@ from treadle.core.project import Project
 from treadle.serve.access import Guard
 from treadle.serve.answers import record_feedback
 from treadle.serve.completions import Desk
+from treadle.serve.engine import Engine
 from treadle.serve.failures import failure, told
 from treadle.serve.flood import FloodGate
 from treadle.serve.limits import Accounts
@@ -121,7 +122,9 @@ def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Des
             "id": project.spec.name, "object": "model", "created": version.since, "owned_by": "treadle",
             "version": version.number, "package": version.package, **described(live.worker),
         }
-        return {"object": "list", "data": [model]}
+        adapters = live.worker.adapters.values() if isinstance(live.worker, Engine) else ()
+        more = [model | {"id": adapter.name, "parent": model["id"], "sha256": adapter.digest} for adapter in adapters]
+        return {"object": "list", "data": [model, *more]}
 
     async def predict(request: Request) -> Response:
         return await desk.predict(parse(PredictRequest, await request.body()), route_of(request))

@@ -52,7 +52,7 @@ class Desk:
         self, name: str, settings: Serve, live: LiveModel, ledger: Ledger, monitor: Monitor, others: Sequence[str] = ()
     ) -> None:
         """``others`` are models that the same server has beside this one."""
-        self._models = [name, *others]
+        self._models = [name, *settings.adapters, *others]
         self.name, self.settings, self.live, self.filer, self.monitor = name, settings, live, Filer(ledger), monitor
         self.shadows = Shadows(live, ledger, monitor)
 
@@ -101,7 +101,8 @@ class Desk:
         route: Route,
     ) -> Reply:
         """One answer to each of ``prompts``, which are made for the version that will answer."""
-        self._check(request.model)
+        adapter = request.model if request.model in self.settings.adapters else None
+        self._check(self.name if adapter else request.model)
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Piece]]()
         stored, finished, who = may_store(self.settings.store, request.store), list[Finished](), self._asker(request)
         for index, prompt in enumerate(prompts):
@@ -110,7 +111,7 @@ class Desk:
                 loop.call_soon_threadsafe(pieces.put_nowait, (index, piece))
 
             seed = None if request.seed is None else (request.seed + index + 2**63) % 2**64 - 2**63
-            one, text = replace(how, seed=seed, truncate=truncate), ""
+            one, text = replace(how, seed=seed, truncate=truncate, adapter=adapter), ""
 
             def make(engine: Engine, prompt: Callable[[Engine], Prompt] = prompt, one: Settings = one) -> Answer:
                 nonlocal text
@@ -129,7 +130,7 @@ class Desk:
             id = f"{form.prefix}-{secrets.token_hex(16)}"
             finished.append(Finished(id, engine, answer, text, stored, route.rollout, again))
         ended = functools.partial(self._ended, route)
-        return Reply(self.name, self.filer, self.monitor, finished, request, form, pieces, ended)
+        return Reply(request.model, self.filer, self.monitor, finished, request, form, pieces, ended)
 
     def _ended(self, route: Route, one: Finished) -> None:
         """An answer to a user has ended."""

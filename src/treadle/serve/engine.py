@@ -123,7 +123,8 @@ class Engine:
         self.table = token_bytes(tokenizer, model.vocabulary)
         self._forms = Forms(tokenizer, model.vocabulary, sorted(self.ends))
         self._memory = make_memory(model, slots, memory, adapters)
-        self.adapters = {adapter.name: place for place, adapter in enumerate(adapters)}
+        self.adapters = {adapter.name: adapter for adapter in adapters}
+        self._places = {adapter.name: place for place, adapter in enumerate(adapters)}
         self._line: Line[Answer] = Line(queue)
         self._active: list[Answer] = []
         self._retired = False
@@ -248,7 +249,7 @@ class Engine:
                 self._line.leave(answer)
             free = sorted(set(range(self.slots)) - {answer.slot for answer in self._active})
             while free and (first := self._line.next()):
-                adapter = self.adapters.get(first.settings.adapter or "", -1)
+                adapter = self._places.get(first.settings.adapter or "", -1)
                 known = self._memory.admit(free[0], first.prompt, self._most(first), adapter)
                 if known is None:
                     break

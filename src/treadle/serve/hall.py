@@ -22,7 +22,8 @@ _LIST = "/v1/models"
 class Room:
     """One model: its application with guard, limits and page, and the ledger that knows its keys and answers."""
 
-    name: str
+    names: tuple[str, ...]
+    """By which requests name it."""
     app: ASGIApp
     ledger: Ledger
     max_body: int
@@ -71,7 +72,7 @@ class Hall:
         said = _said(scope, body)
         name = said.get("model")
         if name is not None:
-            return next((room for room in self._rooms if room.name == name), first)
+            return next((room for room in self._rooms if name in room.names), first)
         answer = said.get("answer_id")
         if isinstance(answer, str):
             for room in rooms:

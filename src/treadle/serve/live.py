@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import RowMapping
@@ -21,6 +22,9 @@ from treadle.data.schema import FILE as FIELDS_FILE
 from treadle.data.schema import Schema
 from treadle.data.shards import END_ID
 from treadle.data.tokenizer import load_tokenizer
+from treadle.model.adapter import Adapter
+from treadle.model.memory import TextModel
+from treadle.model.model import LanguageModel
 from treadle.model.network import Network, load_network
 from treadle.model.template import ChatTemplate
 from treadle.model.text import end_tokens, load_text_model
@@ -77,9 +81,10 @@ def settle() -> None:
 class LiveModel:
     """The live version at work, a candidate beside it where there is one, and while they still have requests, earlier versions."""
 
-    def __init__(self, store: Store, ledger: Ledger, settings: Serve, monitor: Monitor) -> None:
-        """Load the live version. Raises ``UserError`` where none is, ``ArtifactError`` where it does not open."""
-        self._store, self._ledger, self._settings, self._monitor = store, ledger, settings, monitor
+    def __init__(self, store: Store, ledger: Ledger, settings: Serve, monitor: Monitor, folder: Path = Path()) -> None:
+        """Load the live version; ``folder`` is the project's. Raises ``UserError`` where none is, or an adapter does not fit it,
+        and ``ArtifactError`` where it does not open."""
+        self._store, self._ledger, self._settings, self._monitor, self._folder = store, ledger, settings, monitor, folder
         self._failures: dict[str, Failed] = {}
         self._beside: Beside | None = None
         self._beside_tried = (0, 0.0)  # which rollout's candidate could not be loaded, and when that was
@@ -319,6 +324,8 @@ class LiveModel:
     def _load(self, version: Version) -> Worker:
         artifact = self._store.open(version.package)
         if (artifact.path / FIELDS_FILE).exists():
+            if self._settings.adapters:
+                raise UserError("adapters are of models that write text", cure="leave serve.adapters out")
             return Predictor(load_network(artifact.path), Schema.load(artifact.path), version, self._settings.queue)
         model, tokenizer = load_text_model(artifact.path), load_tokenizer(artifact.path / "tokenizer.json")
         if isinstance(model, Network) and model.spec.masks:
@@ -327,9 +334,19 @@ class LiveModel:
         template, ends = ChatTemplate.load(artifact.path, tokenizer), end_tokens(artifact.path) or [END_ID]
         s = self._settings
         memory = free_memory() // 4 if s.cache is None else s.cache
-        engine = Engine(model, tokenizer, version, s.slots, s.queue, template, ends, memory)
+        adapters = self._adapters(model)
+        engine = Engine(model, tokenizer, version, s.slots, s.queue, template, ends, memory, adapters)
         engine.let_weights_go()
         return engine
+
+    def _adapters(self, model: TextModel) -> list[Adapter]:
+        """Those of ``serve.adapters``. Raises ``UserError`` and ``ArtifactError``."""
+        given = self._settings.adapters
+        if not given:
+            return []
+        if not isinstance(model, LanguageModel):
+            raise UserError("adapters are of transformers that write text", cure="leave serve.adapters out")
+        return [Adapter.load(self._folder / path, name, model.shape) for name, path in given.items()]
 
 
 def _version(row: RowMapping) -> Version:

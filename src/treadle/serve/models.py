@@ -32,6 +32,11 @@ class Served:
     def name(self) -> str:
         return self.project.spec.name
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """By which requests may name it: its own, and its adapters'."""
+        return (self.name, *self.project.spec.serve.adapters)
+
     def check(self, host: str) -> None:
         """Raises ``UserError`` where nothing is live, ``host`` can be reached from elsewhere and there is no key, or a key's limit
         of money has no price."""
@@ -54,12 +59,12 @@ class Models:
         rooms = []
         for served in every:
             spec, monitor = served.project.spec, Monitor()
-            live = LiveModel(served.store, served.ledger, spec.serve, monitor)
+            live = LiveModel(served.store, served.ledger, spec.serve, monitor, served.project.folder)
             self.lives.append(live)
-            others = [other.name for other in every if other is not served]
+            others = [name for other in every if other is not served for name in other.names]
             app = make_app(served.project, served.ledger, live, monitor, host, also, others)
             self._watches.append(app.state.watch)
-            rooms.append(Room(served.name, app, served.ledger, longest_body(spec)))
+            rooms.append(Room(served.names, app, served.ledger, longest_body(spec)))
         return Hall(rooms, is_loopback(host)) if len(rooms) > 1 else rooms[0].app
 
     @property
@@ -90,9 +95,9 @@ def check_apart(every: Sequence[Served]) -> None:
     names, ledgers = set[str](), set[str]()
     for served in every:
         ledger = served.project.ledger_url or str(served.project.store)
-        what = "name" if served.name in names else "ledger" if ledger in ledgers else None
+        what = "name" if names & set(served.names) else "ledger" if ledger in ledgers else None
         if what:
             cure = "give each project a name and a store (or 'ledger:') of its own"
             raise UserError(f"two of the projects that are served together have the same {what}: {served.name}", cure=cure)
-        names.add(served.name)
+        names.update(served.names)
         ledgers.add(ledger)

@@ -60,7 +60,8 @@ class Status:
             use, row = uses.get(number), said.get(number, Said())
             rows.append({
                 "version": number, "package": found[number], "role": roles[number]["role"] if number in roles else "retired",
-                "share": roles[number]["share"] if number in roles else 0.0, "requests": use.requests if use else 0, "tokens": use.tokens if use else 0,
+                "share": roles[number]["share"] if number in roles else 0.0,
+                "requests": use.requests if use else 0, "tokens": use.tokens if use else 0,
                 "total": use.total.percentiles() if use else None,
                 "feedback": {"up": row.up, "down": row.down, "edited": row.edited},
             })

@@ -64,6 +64,9 @@ class Serve(Section):
     deadline: Annotated[Duration, Field(gt=0)] | None = None
     """Seconds from a request to the end of its answer; what is not done by then is given up and answered 504. A request's
     ``timeout`` may set an earlier end. None: as long as it takes."""
+    adapters: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,79}$")], str] = {}
+    """Adapters of a language model, each by a name of its own: folders in PEFT's format (LoRA), relative ones of the project's. The
+    request's ``model`` says which is to answer."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest answer that a request may ask for."""
     max_body: Size | None = None
