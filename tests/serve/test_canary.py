@@ -223,7 +223,7 @@ def test_what_a_candidate_began_it_finishes(
     until(lambda: worker.active)
     known.ledger.stop_rollout("no more")
     until(lambda: server.live.beside is None)
-    assert [role["role"] for role in server.live.roles()] == ["live", "retiring"]
+    assert [role["role"] for role in server.live.roles()] == ["live", "retired"]
     assert server.live.busy == 1, "the server does not stop before it is done"
     go.set()
     under_way.join()

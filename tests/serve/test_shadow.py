@@ -80,11 +80,12 @@ def test_the_same_weights_say_the_same_and_users_get_the_live_answers(
     server = serve()
     rollout = begin(server, until, copied(site, site.packages[0]))
     worker, step = server.live.beside.worker, server.live.beside.worker._step
+    monkeypatch.setattr(shadow, "PATIENCE", 60.0)
     # Slower than the looks for users who wait: it does not give way to itself.
     monkeypatch.setattr(worker, "_step", lambda: (threading.Event().wait(2.5 * shadow._LOOK), step()))
     answers = [server.complete("def f", max_tokens=12, temperature=1.0, n=2, store=number % 2 == 0).json() for number in range(4)]
     assert {told["version"] for told in answers} == {1}
-    until(lambda: len(filed(server)) == 8)
+    until(lambda: len(filed(server)) == 8, seconds=60)
     by_answer = {row["answer"]: row for row in filed(server)}
     for told in answers:
         for choice in told["choices"]:

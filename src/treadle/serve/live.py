@@ -135,13 +135,13 @@ class LiveModel:
         return self._beside
 
     def roles(self) -> list[dict[str, Any]]:
-        """Every version at work: ``version``, ``package``, ``since``, ``role`` (live, canary, shadow, ab, or retiring), ``share``
+        """Every version at work: ``version``, ``package``, ``since``, ``role`` (live, canary, shadow, ab, or retired), ``share``
         of requests (of a shadow, those that are copied), ``active`` and ``waiting`` answers."""
         beside, live = self._beside, self._worker
         of_candidate = beside.rollout.share if beside and beside.rollout.answers else 0.0
         found = [(live, "live", 1 - of_candidate)]
         found += [(beside.worker, beside.rollout.kind, beside.rollout.share)] if beside else []
-        found += [(worker, "retiring", 0.0) for worker in self._retired if worker is not live]
+        found += [(worker, "retired", 0.0) for worker in self._retired if worker is not live]
         return [
             {"version": w.version.number, "package": w.version.package, "since": w.version.since, "role": role, "share": share,
              "active": w.active, "waiting": w.waiting}
