@@ -80,6 +80,9 @@ def test_each_request_is_answered_by_the_adapter_that_it_names(serve: Serve, sit
     listed = running.client.get("/v1/models").json()["data"]
     assert [(one["id"], one.get("parent")) for one in listed] == [("tiny", None), ("polite", "tiny"), ("legal", "tiny")]
     assert told == {"tiny": None, **{one["id"]: {"name": one["id"], "sha256": one["sha256"]} for one in listed[1:]}}
+    document = running.client.get("/openapi.json").json()["components"]["schemas"]
+    assert document["CompletionRequest"]["properties"]["model"]["enum"] == ["tiny", "polite", "legal"]
+    assert list(document["CompletionRequest"]["properties"])[:2] == ["model", "prompt"]
     refused = post(running, "rude", "x")
     assert refused.status_code == 404
     assert "'tiny', 'polite', 'legal'" in refused.json()["error"]["message"]
