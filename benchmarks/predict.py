@@ -41,7 +41,7 @@ def records(url: str) -> list[dict[str, str]]:
         wanted = {given["column"] for given in json.load(answer)["inputs"]}
     with (RECIPES / "credit-risk" / "sample" / "test.csv").open(encoding="utf-8") as file:
         rows = [dict(zip(COLUMNS, row, strict=False)) for row in csv.reader(file, skipinitialspace=True) if len(row) > len(COLUMNS)]
-    return [{column: row[column] for column in wanted} for row in rows]
+    return [{column: None if row[column] == "?" else row[column] for column in wanted} for row in rows]
 
 
 async def client(url: str, requests: list[bytes], until: float, seconds: list[float]) -> None:

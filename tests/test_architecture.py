@@ -27,7 +27,7 @@ LAYERS = (
     ("store",),
     ("prepare", "train", "evaluate", "compress", "serve", "feedback", "plan", "report", "ship"),
     ("settle",),
-    ("pipeline", "tune", "check", "scaffold", "show", "starter", "console"),
+    ("pipeline", "tune", "check", "scaffold", "show", "starter", "rollout", "console"),
     ("cli",),
     ("__main__", "recipes"),
 )
@@ -41,7 +41,7 @@ PICKLES = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 TORCH_FREE = (
     "cli", "check", "scaffold", "show", "starter", "spec.load", "core.errors", "core.machine", "core.progress", "core.project",
     "core.registry", "store.artifacts", "store.ledger", "plan.counting", "data.record", "data.schema",
-    "report.watch", "report.compare", "store.seed", "ship.package",
+    "report.watch", "report.compare", "store.seed", "ship.package", "rollout",
 )
 
 

@@ -25,7 +25,7 @@ _MODULES = {
     "pipeline": "treadle.pipeline", "predict": "treadle.serve.file", "serve": "treadle.serve.server",
     "trace": "treadle.report.trace",
     "report": "treadle.report.page", "ledger": "treadle.store.ledger", "artifacts": "treadle.store.artifacts",
-    "seed": "treadle.store.seed", "ship": "treadle.ship.package",
+    "rollout": "treadle.rollout", "seed": "treadle.store.seed", "ship": "treadle.ship.package",
     "watch": "treadle.report.watch", "compare": "treadle.report.compare",
     "keys": "treadle.store.keys", "console": "treadle.console.app",
     "show": "treadle.show", "tune": "treadle.tune", "plan": "treadle.plan.estimate",
@@ -120,6 +120,10 @@ def _workshop(file: Path, overrides: list[str] | None) -> Any:
 
 def _ledger(project: Any) -> Any:
     return _use("ledger").Ledger(project.store, project.ledger_url)
+
+
+def _served(project: Any) -> Any:
+    return _use("serve").Served(project, _use("artifacts").Store(project.store), _ledger(project))
 
 
 @app.callback(invoke_without_command=True)
@@ -246,11 +250,33 @@ def rollback(
 
 
 @app.command()
+def rollout(
+    word: Annotated[str, typer.Argument(
+        help="canary, shadow or ab: begin with a candidate, or go on with it in another way; status; promote; stop."
+    )] = "status",
+    candidate: Annotated[
+        str | None, typer.Argument(help="To begin with: a version such as v3, or a package's id. Default: the candidate there is.")
+    ] = None,
+    share: Annotated[str | None, typer.Option(help="Of requests, as 5%. Default: as 'serve.rollout' has it.")] = None,
+    alpha: Annotated[str | None, typer.Option(help="Chance of a false winner. Default: as 'serve.rollout' has it.")] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for on the command line",
+    file: File = _HERE, json: Json = False,
+) -> None:
+    """Let a candidate stand beside the live version: see it answer a share of requests, or copies of them, and which is better."""
+    with _command(json) as output:
+        project = _project(file, None)
+        output.give(*_use("rollout").act(_ledger(project), project.spec.serve.rollout, word, candidate, share, alpha, reason))
+
+
+@app.command()
 def serve(
     file: File = _HERE, set: Set = None,
     host: Annotated[str | None, typer.Option(help="Address; any but loopback demands a key.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0: any free one.", min=0, max=65535)] = None,
     seed: Annotated[Path | None, typer.Option(help="Make the version live that this seed.json of a packaged folder names.")] = None,
+    beside: Annotated[
+        list[Path] | None, typer.Option("--with", help="Another project, served beside it under its own name; again for more.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Serve the live version: an OpenAI-compatible API, a page with feedback, and the team's console at /console."""
@@ -260,7 +286,8 @@ def serve(
         if seed is not None:
             _use("seed").Seed.read(seed).sow(ledger)
         ready, console = output.give if json else None, _use("console").add_console
-        _use("serve").run_server(project, store, ledger, host, port, ready, console)
+        others = [_served(_project(path, None)) for path in beside or ()]
+        _use("serve").run_server(project, store, ledger, host, port, ready, console, others)
 
 
 @app.command()

@@ -98,6 +98,8 @@ class Outcome:
     plan: Mapping[str, Any] = field(default_factory=dict)
     decision: Decision | None = None
     version: int | None = None
+    rollout: Mapping[str, Any] = field(default_factory=dict)
+    """Kind and share, where the version stands beside the live one."""
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[list[Artifact]]:
@@ -124,7 +126,7 @@ class Outcome:
             "account": dict(self.account), "redacted": dict(self.redacted), "cached": self.cached,
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
             "plan": dict(self.plan), "promoted": self.decision.promote if self.decision else None, "conditions": conditions,
-            "version": self.version, "peak_memory": peak_memory(),
+            "version": self.version, "rollout": dict(self.rollout), "peak_memory": peak_memory(),
         }
 
 
@@ -161,6 +163,7 @@ def build(workshop: Workshop, plan: Plan | RecordsPlan | None) -> Outcome:
         if plan is not None:
             outcome.compare(plan)
         outcome.version, outcome.decision = _go_live(workshop, package, scorecard, dataset)
+        outcome.rollout = _beside(workshop, outcome.version)
         if outcome.decision and not outcome.decision.promote:
             raise GateRefused(f"not promoted: {outcome.decision.reason}", cure="the live version stays; change data or settings")
     return outcome
@@ -210,7 +213,8 @@ def improve(workshop: Workshop) -> Outcome:
             package = workshop.keep(compress_model(project, store, model, cards[1], dataset))
             made.append(package)
         outcome.package = package.counts
-        outcome.version = ledger.promote(package.id, outcome.decision.reason)
+        outcome.version = _introduce(workshop, package.id, outcome.decision.reason)
+        outcome.rollout = _beside(workshop, outcome.version)
     return outcome
 
 
@@ -282,12 +286,30 @@ def _go_live(
         return int(live["version"]), None
     base = store.open(store.open(live["package"]).parents[0])
     if base.id == package.parents[0]:
-        return ledger.promote(package.id, f"the model of version {live['version']}, packaged anew"), None
+        return _introduce(workshop, package.id, f"the model of version {live['version']}, packaged anew"), None
     earlier = workshop.keep(evaluate_model(project, store, base, dataset))
     change, before = compare(earlier, scorecard, project.spec.evaluate.resamples, project.spec.seed)
     decision = decide_run(change, before, live["version"], scorecard.counts["measure"])
-    version = ledger.promote(package.id, decision.reason) if decision.promote else int(live["version"])
+    version = _introduce(workshop, package.id, decision.reason) if decision.promote else int(live["version"])
     return version, decision
+
+
+def _introduce(workshop: Workshop, package: str, reason: str) -> int:
+    """Make ``package`` live, or a candidate beside the live version where ``serve.rollout`` says so; its version."""
+    ledger, how = workshop.ledger, workshop.project.spec.serve.rollout
+    if how.kind is None:
+        return ledger.promote(package, reason)
+    there = ledger.rollout()
+    if there is not None and there.package == package:
+        say(f"version {there.version} is this package already, and stands beside the live one")
+        return there.version
+    return ledger.start_rollout(how.kind, package, reason, how.share, how.alpha).version
+
+
+def _beside(workshop: Workshop, version: int | None) -> dict[str, Any]:
+    """Kind and share where ``version`` is the candidate."""
+    found = workshop.ledger.rollout()
+    return {"kind": found.kind, "share": found.share} if found is not None and found.version == version else {}
 
 
 def _dataset_of(store: Store, model: Artifact) -> str:

@@ -98,7 +98,11 @@ def outcome(found: Mapping[str, Any], file: Path | None = None) -> list[str]:
         lines += [f"  {'yes' if row['holds'] else ' NO'}  {row['text']}" for row in found["conditions"]]
     if (fitting := found.get("fitting")) and fitting["warns"]:
         lines += ["", f"the model {fitting['words']}", f"  to mend it: {fitting['cure']}"]
-    if found.get("version"):
+    if rollout := found.get("rollout"):
+        what = f"{rollout['kind']}, {rollout['share']:.0%} of requests"
+        lines += ["", f"version {found['version']} stands beside the live one ({what})"]
+        lines += [f"  how it stands:  treadle rollout{_where(file)}"]
+    elif found.get("version"):
         lines += ["", f"version {found['version']} is live; a running server changes over by itself"]
         lines += [f"  to start one:  treadle serve{_where(file)}"]
     return lines[1:] if lines and not lines[0] else lines

@@ -67,7 +67,7 @@ def copied(template: tuple[Path, tuple[str, str, str]], folder: Path) -> Iterato
 def running(site: Site, overrides: tuple[str, ...], host: str, also: Also | None = None) -> Iterator[Running]:
     project = load_project(site.project.folder, overrides)
     monitor = Monitor()
-    live = LiveModel(site.store, site.ledger, project.spec.serve, monitor)
+    live = LiveModel(site.store, site.ledger, project.spec.serve, monitor, project.folder)
     listener = listen("127.0.0.1", 0)
     files = project.spec.serve.tls
     tls = tls_context(project.folder, files) if files else None

@@ -276,9 +276,9 @@ def test_nothing_that_is_told_again_becomes_a_header(shared: Any, text: str) -> 
         assert response.status_code in (200, 400, 404, 422)
         assert "set-cookie" not in response.headers
         assert set(response.headers) <= {
-            "content-length", "content-type", "date", "x-treadle-version", "cache-control", "x-content-type-options",
-            "referrer-policy",
-            "cross-origin-resource-policy", "content-security-policy",
+            "content-length",
+            "content-type", "date", "x-request-id", "x-treadle-version", "cache-control", "x-content-type-options",
+            "referrer-policy", "cross-origin-resource-policy", "content-security-policy",
         }
 
 

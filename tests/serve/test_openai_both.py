@@ -208,7 +208,7 @@ def test_a_stream_that_is_left_frees_its_slot(
         client.begin(running, lambda c: c.completions.create(prompt="x", **how))
     until(lambda: not running.live.busy)
     until(lambda: site.ledger.totals()["answers"] == 1)
-    assert 'treadle_answers_total{finish_reason="cancelled"} 1.0' in running.client.get("/metrics").text
+    assert 'treadle_answers_total{finish_reason="cancelled",key="none",version="1"} 1.0' in running.client.get("/metrics").text
     assert running.complete("x", max_tokens=1).status_code == 200
 
 

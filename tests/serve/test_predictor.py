@@ -22,6 +22,7 @@ from treadle.serve.line import Asker, Late
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 from treadle.serve.predictor import Predictor, predict
+from treadle.serve.route import Route
 from treadle.serve.version import Full, Retired, Version
 
 
@@ -136,7 +137,7 @@ def test_few_records_of_a_quick_model_are_answered_on_the_loop_and_no_others(
 
     async def ask() -> None:
         for _ in range(2):
-            _, _, future = live.predict(lambda schema: asked, few)
+            _, _, future = live.predict(lambda schema: asked, Route(), few)
             await (future if asyncio.isfuture(future) else asyncio.wrap_future(future))
 
     try:

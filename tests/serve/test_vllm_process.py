@@ -262,6 +262,13 @@ def test_it_does_not_outlive_a_server_that_is_killed(stand: Stand, until: Callab
     until(lambda: not psutil.pid_exists(pid))
 
 
+def test_adapters_are_refused(stand: Stand, site: Site) -> None:
+    options = ("serve.engine=vllm", 'serve.adapters={"tone": "adapters/tone"}')
+    with pytest.raises(UserError, match="own engine"), running(site, options, "127.0.0.1"):
+        pass
+    assert stand.all("starts") == []
+
+
 @pytest.fixture
 def served(stand: Stand, site: Site) -> Iterator[Running]:
     with running(site, ("serve.engine=vllm",), "127.0.0.1") as server:

@@ -83,6 +83,7 @@ class _Tracer:
     def __init__(self, store: Store, ledger: Ledger) -> None:
         self.store, self.ledger = store, ledger
         self.deployments = ledger.deployments()
+        self.tried = ledger.all_rollouts()
         self.told: set[str] = set()
 
     def artifacts(self) -> list[str]:
@@ -118,16 +119,18 @@ class _Tracer:
 
     def version(self, version: int, package: str | None = None) -> Node:
         rows = [row for row in self.deployments if row["version"] == version]
-        if not rows:
+        tried = [row for row in self.tried if row["version"] == version]
+        if not rows and not tried:
             if package:
                 return Node("version", str(version), ("the ledger knows no such deployment",), "missing", (self.artifact(package),))
             known = sorted({row["version"] for row in self.deployments})
             cure = f"known versions: {', '.join(map(str, known))}" if known else "no version is live yet: run 'treadle run'"
             raise UserError(f"there is no version {version}", cure=cure)
         live = self.deployments[-1]
-        facts = [f"{row['action']} {moment(row['at'])}: {row['reason']}" for row in rows]
+        facts = [f"{row['kind']} {moment(row['at'])}: {row['reason']}" for row in tried]
+        facts += [f"{row['action']} {moment(row['at'])}: {row['reason']}" for row in rows]
         facts.append("live now" if live["version"] == version else f"not live: version {live['version']} is")
-        return Node("version", str(version), tuple(facts), "", (self.artifact(package or rows[0]["package"]),))
+        return Node("version", str(version), tuple(facts), "", (self.artifact(package or (rows or tried)[0]["package"]),))
 
     def artifact(self, id: str) -> Node:
         kind = id.partition("-")[0]
@@ -141,7 +144,7 @@ class _Tracer:
             state = f"damaged: {error.message}" if self.store.folder(id).exists() else "missing"
             manifest = self._salvage(id)
         facts = list(artifact_facts(manifest)) if manifest.get("counts") else []
-        served = sorted({row["version"] for row in self.deployments if row["package"] == id})
+        served = sorted({row["version"] for row in (*self.deployments, *self.tried) if row["package"] == id})
         if served:
             facts.append(f"served as version {', '.join(map(str, served))}")
         children = [self.artifact(parent) for parent in manifest["parents"]]

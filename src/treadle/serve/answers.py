@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from treadle.data.fields.base import BadValue
 from treadle.data.steps.redact import Moves, redact
 from treadle.data.targets.tags import moved_spans, parse_spans
 from treadle.model.sampling import Sampling
-from treadle.serve.writer import Answer, Settings, Writer
+from treadle.serve.writer import Answer, Piece, Settings, Writer
 from treadle.spec.heads import SpanKeys
 from treadle.store.ledger import Ledger
 
@@ -54,6 +55,10 @@ class Finished:
     """As it was sent."""
     stored: bool
     """Whether its text may be kept."""
+    rollout: int | None = None
+    """Under which it was drawn who answers."""
+    again: Callable[[Writer, Callable[[Piece], None]], Answer] | None = None
+    """Prepares the same for another version."""
 
 
 def answer_row(finished: Finished) -> dict[str, Any]:
@@ -64,6 +69,8 @@ def answer_row(finished: Finished) -> dict[str, Any]:
         "truncated_prompt_tokens": answer.dropped,
     }
     version = finished.engine.version
+    if how.adapter is not None:
+        settings["adapter"] = {"name": how.adapter, "sha256": finished.engine.adapters[how.adapter].digest}
     prompt = text = None
     if finished.stored:
         prompt, text, found = redact_pair(finished.prompt, answer.stream.text)
@@ -72,6 +79,7 @@ def answer_row(finished: Finished) -> dict[str, Any]:
         "id": finished.id, "version": version.number, "package": version.package, "stored": finished.stored, "prompt": prompt,
         "text": text, "settings": settings, "prompt_tokens": len(answer.prompt), "answer_tokens": answer.tokens,
         "seconds": time.monotonic() - answer.started, "finish_reason": answer.finish_reason or "cancelled",
+        "rollout": finished.rollout,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,11 +28,13 @@ from treadle.serve.lockout import Lockout
 from treadle.serve.monitor import Monitor
 from treadle.serve.openapi import add_openapi
 from treadle.serve.predictions import described
+from treadle.serve.route import route_of
 from treadle.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, PredictRequest, parse
 from treadle.serve.sessions import Sessions
 from treadle.serve.site import add_page
 from treadle.serve.status import Status
 from treadle.serve.watch import Watch, WatchRequests
+from treadle.serve.writer import Writer
 from treadle.spec.project import ProjectSpec
 from treadle.store.keys import Key
 from treadle.store.ledger import Ledger
@@ -67,14 +69,15 @@ Also = Callable[[FastAPI, Inside], None]
 
 
 def make_app(
-    project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str, also: Also | None = None
+    project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str, also: Also | None = None,
+    others: Sequence[str] = (),
 ) -> FastAPI:
     """The API and the page of ``project``, answered by ``live``, and what ``also`` adds; ``host`` is the address that is listened
-    on."""
+    on, ``others`` are models that the same server has beside it."""
     # FastAPI's own pages about the API load their scripts from elsewhere.
     app = FastAPI(title=project.spec.name, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     settings = project.spec.serve
-    _add_model_routes(app, project, live, Desk(project.spec.name, settings, live, ledger, monitor))
+    _add_model_routes(app, project, live, Desk(project.spec.name, settings, live, ledger, monitor, others))
     _add_feedback(app, project, ledger, monitor)
     watch = app.state.watch = Watch(project, live, monitor)
     _add_health(app, live, ledger, monitor)
@@ -119,20 +122,25 @@ def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Des
             "id": project.spec.name, "object": "model", "created": version.since, "owned_by": "treadle",
             "version": version.number, "package": version.package, **described(live.worker),
         }
-        return {"object": "list", "data": [model]}
+        adapters = live.worker.adapters.values() if isinstance(live.worker, Writer) else ()
+        more = [model | {"id": adapter.name, "parent": model["id"], "sha256": adapter.digest} for adapter in adapters]
+        return {"object": "list", "data": [model, *more]}
 
     async def predict(request: Request) -> Response:
-        return await desk.predict(parse(PredictRequest, await request.body()))
+        return await desk.predict(parse(PredictRequest, await request.body()), route_of(request))
 
     async def embeddings(request: Request) -> Response:
-        return await desk.embed(parse(EmbeddingRequest, await request.body()))
+        asked = parse(EmbeddingRequest, await request.body())
+        return await desk.embed(asked, route_of(request, asked.user))
 
     async def completions(request: Request) -> Response:
-        reply = await desk.complete(parse(CompletionRequest, await request.body()))
+        asked = parse(CompletionRequest, await request.body())
+        reply = await desk.complete(asked, route_of(request, asked.user))
         return await reply.response(request.receive)
 
     async def chat(request: Request) -> Response:
-        reply = await desk.chat(parse(ChatRequest, await request.body()))
+        asked = parse(ChatRequest, await request.body())
+        reply = await desk.chat(asked, route_of(request, asked.user))
         return await reply.response(request.receive)
 
     for path, act in (("predict", predict), ("embeddings", embeddings), ("completions", completions), ("chat/completions", chat)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import secrets
 import time
@@ -29,7 +30,9 @@ from treadle.serve.monitor import Monitor
 from treadle.serve.predictions import parse_rows, prediction_rows, until_done
 from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.serve.replies import Reply
+from treadle.serve.route import Route
 from treadle.serve.schema import Asking, ChatRequest, Columns, CompletionRequest, EmbeddingRequest, PredictRequest, Pressing
+from treadle.serve.shadow import Asked, Shadows
 from treadle.serve.writer import Answer, Piece, Settings, Writer
 from treadle.spec.stages import Serve
 from treadle.store.ledger import Ledger
@@ -45,17 +48,22 @@ Prompt = str | list[int]
 class Desk:
     """What answering needs: the project's name, the live model, where answers are filed, and the figures."""
 
-    def __init__(self, name: str, settings: Serve, live: LiveModel, ledger: Ledger, monitor: Monitor) -> None:
+    def __init__(
+        self, name: str, settings: Serve, live: LiveModel, ledger: Ledger, monitor: Monitor, others: Sequence[str] = ()
+    ) -> None:
+        """``others`` are models that the same server has beside this one."""
+        self._models = [name, *settings.adapters, *others]
         self.name, self.settings, self.live, self.filer, self.monitor = name, settings, live, Filer(ledger), monitor
+        self.shadows = Shadows(live, ledger, monitor)
 
-    async def complete(self, request: CompletionRequest) -> Reply:
+    async def complete(self, request: CompletionRequest, route: Route) -> Reply:
         """Put ``request`` in line. Raises ``RequestError``."""
         how = self._how(request, request.max_tokens, _TOKENS, request.logprobs, None)
         prompts = [_given(prompt) for prompt in request.prompts for _ in range(request.n or 1)]
         form = CompletionForm(request.logprobs is not None)
-        return await self._ask(request, prompts, how, form, request.truncate_prompt_tokens)
+        return await self._ask(request, prompts, how, form, request.truncate_prompt_tokens, route)
 
-    async def chat(self, request: ChatRequest) -> Reply:
+    async def chat(self, request: ChatRequest, route: Route) -> Reply:
         """Put ``request`` in line. Raises ``RequestError``."""
         asked = request.max_completion_tokens if request.max_tokens is None else request.max_tokens
         top = (request.top_logprobs or 0) if request.logprobs else None
@@ -69,7 +77,7 @@ class Desk:
                 raise RequestError("this model has no template of conversations", status=404, cure=cure)
             return engine.template.tokens(messages, tools)
 
-        return await self._ask(request, [render] * (request.n or 1), how, ChatForm(top is not None, bool(tools)), None)
+        return await self._ask(request, [render] * (request.n or 1), how, ChatForm(top is not None, bool(tools)), None, route)
 
     def _how(self, request: Asking, asked: int | None, usual: int, likely: int | None, form: Form | None) -> Settings:
         limit = self.settings.max_tokens
@@ -89,10 +97,12 @@ class Desk:
         return Settings(longest, sampling, tuple(request.stop or ()), likely=likely, form=form)
 
     async def _ask(
-        self, request: Asking, prompts: Sequence[Callable[[Writer], Prompt]], how: Settings, form: ReplyForm, truncate: int | None
+        self, request: Asking, prompts: Sequence[Callable[[Writer], Prompt]], how: Settings, form: ReplyForm, truncate: int | None,
+        route: Route,
     ) -> Reply:
         """One answer to each of ``prompts``, which are made for the version that will answer."""
-        self._check(request.model)
+        adapter = request.model if request.model in self.settings.adapters else None
+        self._check(self.name if adapter else request.model)
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Piece]]()
         stored, finished, who = may_store(self.settings.store, request.store), list[Finished](), self._asker(request)
         for index, prompt in enumerate(prompts):
@@ -101,7 +111,7 @@ class Desk:
                 loop.call_soon_threadsafe(pieces.put_nowait, (index, piece))
 
             seed = None if request.seed is None else (request.seed + index + 2**63) % 2**64 - 2**63
-            one, text = replace(how, seed=seed, truncate=truncate), ""
+            one, text = replace(how, seed=seed, truncate=truncate, adapter=adapter), ""
 
             def make(engine: Writer, prompt: Callable[[Writer], Prompt] = prompt, one: Settings = one) -> Answer:
                 nonlocal text
@@ -111,13 +121,24 @@ class Desk:
                 return answer
 
             try:
-                engine, answer = await anyio.to_thread.run_sync(self.live.ask, make)
+                engine, answer = await anyio.to_thread.run_sync(self.live.ask, make, route)
             except BaseException:
                 for begun in finished:
                     begun.answer.cancel()
                 raise
-            finished.append(Finished(f"{form.prefix}-{secrets.token_hex(16)}", engine, answer, text, stored))
-        return Reply(self.name, self.filer, self.monitor, finished, request, form, pieces)
+            again = _again(prompt, replace(one, seed=answer.seed))
+            id = f"{form.prefix}-{secrets.token_hex(16)}"
+            finished.append(Finished(id, engine, answer, text, stored, route.rollout, again))
+        ended = functools.partial(self._ended, route)
+        return Reply(request.model, self.filer, self.monitor, finished, request, form, pieces, ended)
+
+    def _ended(self, route: Route, one: Finished) -> None:
+        """An answer to a user has ended."""
+        reason, version = one.answer.finish_reason, one.engine.version.number
+        if reason in ("stop", "length", "error"):  # not where the client went away, or its time was over
+            self.live.ended(one.rollout, version, reason != "error")
+        if reason in ("stop", "length"):
+            self.shadows.text(one, route)
 
     def _asker(self, request: Pressing) -> Asker:
         given = [seconds for seconds in (request.timeout, self.settings.deadline) if seconds is not None]
@@ -125,21 +146,21 @@ class Desk:
 
     def _check(self, model: str | None) -> None:
         if model is not None and model != self.name:
-            cure = f"this server has {self.name!r}"
+            cure = f"this server has {', '.join(map(repr, self._models))}"
             raise RequestError(f"there is no model {model[:100]!r}", status=404, field="model", cure=cure)
         if self.live.draining:
             raise RequestError("the server is stopping", status=503, cure="ask again when it is back")
 
-    async def predict(self, request: PredictRequest) -> JSONResponse:
+    async def predict(self, request: PredictRequest, route: Route) -> JSONResponse:
         """Answer about ``request``'s records. Raises ``RequestError``."""
         self._check(request.model)
         raw = request.rows
-        worker, found, more = await self._predicted(raw, lambda schema: parse_rows(schema, raw), request, request.store)
+        worker, found, more = await self._predicted(raw, lambda schema: parse_rows(schema, raw), request, request.store, route)
         ids = more.pop("ids")
         predictions = [{"id": id, "heads": answer} for id, answer in zip(ids, found, strict=True)]
         return _told(worker, {"object": "predictions", "model": self.name, **more, "predictions": predictions})
 
-    async def embed(self, request: EmbeddingRequest) -> JSONResponse:
+    async def embed(self, request: EmbeddingRequest, route: Route) -> JSONResponse:
         """The vectors of ``request``'s texts. Raises ``RequestError``."""
         self._check(request.model)
         texts = request.texts
@@ -150,7 +171,7 @@ class Desk:
             asked = Texts(schema, texts)
             return asked.rows
 
-        worker, found, more = await self._predicted([{"input": text} for text in texts], parse, request, None)
+        worker, found, more = await self._predicted([{"input": text} for text in texts], parse, request, None, route)
         assert asked is not None
         data = asked.data(found, request.dimensions, request.encoding_format or "float")
         ids = more.pop("ids")
@@ -159,14 +180,21 @@ class Desk:
         return _told(worker, {"object": "list", "data": data, "model": self.name, "usage": usage, **more})
 
     async def _predicted(
-        self, raw: Sequence[Columns], parse: Callable[[Schema], Sequence[Row]], request: Pressing, store: bool | None
+        self, raw: Sequence[Columns], parse: Callable[[Schema], Sequence[Row]], request: Pressing, store: bool | None, route: Route
     ) -> tuple[Predictor, list[Prediction], dict[str, Any]]:
         """What the heads answer to the rows that ``parse`` makes of ``raw``, counted and filed; and what a response says of that:
         ``version``, ``stored`` and ``ids``, which are empty where the ledger cannot be written."""
         started = time.monotonic()
         few, who = _few(raw), self._asker(request)
-        worker, rows, future = await _aside(few, lambda: self.live.predict(parse, few, who))
-        found: list[Prediction] = await until_done(future)
+        worker, rows, future = await _aside(few, lambda: self.live.predict(parse, route, few, who))
+        number = worker.version.number
+        try:
+            found: list[Prediction] = await until_done(future)
+        except RequestError as error:
+            if error.status == 500:
+                self.live.ended(route.rollout, number, False)
+            raise
+        self.live.ended(route.rollout, number, True)
         stored = may_store(self.settings.store, store)
         answered = Predicted(worker, rows, found, started, next(iter(who.begun), None), time.monotonic())
         self.monitor.predicted(answered)
@@ -174,8 +202,10 @@ class Desk:
         ids: list[str] = [""] * len(found)
         try:
             filed = await _aside(few or not stored, lambda: prediction_rows(worker, raw, rows, found, stored, started))
+            filed = [row | {"rollout": route.rollout} for row in filed]
             await self.filer.file(filed)
             ids = [row["id"] for row in filed]
+            self.shadows.records(Asked(raw, parse, found, ids, stored, filed[0]["seconds"]), route)
         except Exception as error:
             self.monitor.not_recorded()
             _log.error("predictions could not be written to the ledger: %s", error)
@@ -200,6 +230,10 @@ async def _aside(few: bool, work: Callable[[], T]) -> T:
 
 def _told(worker: Predictor, body: dict[str, Any]) -> JSONResponse:
     return JSONResponse(body, headers={"x-treadle-version": str(worker.version.number), "cache-control": "no-store"})
+
+
+def _again(prompt: Callable[[Writer], Prompt], how: Settings) -> Callable[[Writer, Callable[[Piece], None]], Answer]:
+    return lambda engine, deliver: engine.prepare(prompt(engine), how, deliver)
 
 
 def _given(prompt: Prompt) -> Callable[[Writer], Prompt]:

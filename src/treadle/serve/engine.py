@@ -38,7 +38,8 @@ class Engine(Writer):
         super().__init__(tokenizer, model.vocabulary, version, slots, queue, template, ends)
         self.model = model
         self._memory = make_memory(model, slots, memory, adapters)
-        self.adapters = {adapter.name: place for place, adapter in enumerate(adapters)}
+        self.adapters = {adapter.name: adapter for adapter in adapters}
+        self._places = {adapter.name: place for place, adapter in enumerate(adapters)}
         self._thread.start()
 
     @property
@@ -72,7 +73,7 @@ class Engine(Writer):
             gone = self._gone()
             free = sorted(set(range(self.slots)) - {answer.slot for answer in self._active})
             while free and (first := self._line.next()):
-                adapter = self.adapters.get(first.settings.adapter or "", -1)
+                adapter = self._places.get(first.settings.adapter or "", -1)
                 known = self._memory.admit(free[0], first.prompt, self._most(first), adapter)
                 if known is None:
                     break

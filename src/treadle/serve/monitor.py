@@ -73,6 +73,7 @@ class Monitor:
         self.queue = gauge("queue_length", "Requests that wait for a slot")
         self.version = gauge("live_version", "Version that answers new requests")
         self.swaps = counter("swaps", "Changes of the live version, by outcome", "outcome")
+        self.shadows = counter("shadow_answers", "Answers of a candidate that no user sees, by what became of them", "outcome")
         self.swap_failed = gauge("swap_failed", "1 while the version that should be live cannot be loaded")
         self.drift = gauge("drift", "How much what is asked (input) or answered (output) differs from training", "what", "name")
         self.drift_level = gauge("drift_level", "0: no drift beyond chance, 1: some, 2: much", "what", "name")

@@ -105,7 +105,8 @@ def add_openapi(app: FastAPI, project: Project, live: LiveModel, host: str) -> N
 def document(name: str, worker: Writer | Predictor, max_tokens: int, keyed: bool) -> Json:
     """The document of the model ``name``; ``keyed``: every route but the health routes demands a key."""
     schema = None if isinstance(worker, Writer) else worker.schema
-    schemas = {**_requests(name, max_tokens), **responses(schema), "Document": {"type": "object"}}
+    adapters = list(worker.adapters) if isinstance(worker, Writer) else []
+    schemas = {**_requests(name, adapters, max_tokens), **responses(schema), "Document": {"type": "object"}}
     predicts = schemas["PredictRequest"]
     examples = {route.path: route.example | ({"model": name} if "model" in route.example else {}) for route in ROUTES}
     if schema is not None:
@@ -165,17 +166,19 @@ def _refusal(status: int) -> Json:
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
-def _requests(name: str, max_tokens: int) -> dict[str, Json]:
-    """Name -> schema of every request, with what this server allows."""
+def _requests(name: str, adapters: list[str], max_tokens: int) -> dict[str, Json]:
+    """Name -> schema of every request, with what this server allows, and what is needed first."""
     found = copy.deepcopy(_models())
     for request in found.values():
         fields = request.get("properties", {})
         if "model" in fields:
-            fields["model"] = {"description": fields["model"]["description"], "enum": [name], "type": "string"}
+            fields["model"] = {"description": fields["model"]["description"], "enum": [name, *adapters], "type": "string"}
         for length in fields.keys() & {"max_tokens", "max_completion_tokens"}:
             whole = fields[length]["anyOf"][0]
             whole.pop("exclusiveMaximum")
             whole["maximum"] = max_tokens
+        needed = request.get("required", [])
+        request["properties"] = {key: fields[key] for key in sorted(fields, key=lambda key: key not in needed)}
     found["PredictRequest"]["properties"]["model"]["type"] = ["string", "null"]
     found["PredictRequest"]["properties"]["model"]["enum"].append(None)
     return found

@@ -36,10 +36,11 @@ class Reply:
 
     def __init__(
         self, name: str, filer: Filer, monitor: Monitor, answers: list[Finished], request: Asking, form: ReplyForm,
-        pieces: asyncio.Queue[tuple[int, Piece]],
+        pieces: asyncio.Queue[tuple[int, Piece]], ended: Callable[[Finished], None],
     ) -> None:
+        """``ended`` hears of each answer that has ended."""
         self._name, self._filer, self._monitor, self._filed = name, filer, monitor, answers
-        self._request, self._form, self._pieces = request, form, pieces
+        self._request, self._form, self._pieces, self._ended = request, form, pieces, ended
         self._created = int(time.time())
         self._told = [Told(one.engine.table) for one in answers]
         self.headers = {"x-treadle-version": str(answers[0].engine.version.number), "cache-control": "no-store"}
@@ -107,6 +108,7 @@ class Reply:
         )
         self._monitor.wrote(written)
         charge(tokens=len(answer.prompt) + answer.tokens)
+        self._ended(one)
         try:  # redaction reads the text
             row = await anyio.to_thread.run_sync(answer_row, one) if one.stored else answer_row(one)
             await self._filer.file([row])

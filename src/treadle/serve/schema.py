@@ -113,7 +113,7 @@ class Asking(Pressing):
     structured_outputs: StructuredOutputs | None = None
     """What the answer is held to."""
     user: str | None = Field(default=None, max_length=512)
-    """Taken for compatibility; neither used nor kept."""
+    """Who asks: while two versions answer, the same one answers all requests of a user. It is not kept."""
     store: bool | None = None
     """Consent: the prompt and the answer may be kept, after redaction, to improve the model."""
 
@@ -277,7 +277,7 @@ class EmbeddingRequest(Pressing):
     dimensions: int | None = Field(default=None, ge=1, lt=_HUGE)
     """As many as the model's vectors have: none are cut."""
     user: str | None = Field(default=None, max_length=512)
-    """Taken for compatibility; neither used nor kept."""
+    """Who asks: while two versions answer, the same one answers all requests of a user. It is not kept."""
 
     @property
     def texts(self) -> list[str]:

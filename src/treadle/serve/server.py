@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import math
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import uvicorn
@@ -18,14 +19,12 @@ from treadle.core.errors import UserError
 from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.core.runtime import choose_runtime
-from treadle.serve.access import check_keys
-from treadle.serve.api import Also, make_app
+from treadle.serve.api import Also
 from treadle.serve.audit import note
 from treadle.serve.connection import Connection
 from treadle.serve.headers import SecurityHeaders
-from treadle.serve.limits import check_prices
-from treadle.serve.live import LiveModel, settle
-from treadle.serve.monitor import Monitor
+from treadle.serve.live import settle
+from treadle.serve.models import Models, Served, check_apart
 from treadle.serve.tls import tls_context
 from treadle.spec.stages import Serve
 from treadle.spec.units import format_duration
@@ -40,50 +39,47 @@ Ready = Callable[[dict[str, str | int]], None]
 
 def run_server(
     project: Project, store: Store, ledger: Ledger, host: str | None = None, port: int | None = None, ready: Ready | None = None,
-    also: Also | None = None,
+    also: Also | None = None, others: Sequence[Served] = (),
 ) -> None:
     """Serve the live version until SIGTERM or SIGINT, then finish the answers under way. A second signal ends them.
 
+    ``others`` are served beside it, each under its own name, from its own ledger; where is listened, by TLS or not, for how long
+    is waited, and the page are those of ``project``.
     ``host`` and ``port`` win over ``serve.host`` and ``serve.port``. ``ready`` hears name, version and url once requests are
     answered; ``also`` adds routes. Raises ``UserError`` where nothing is live, the address cannot be listened on, it can be reached
-    from elsewhere and no key exists, a key's limit of money has no price, or ``serve.tls`` names no certificate and its key;
-    ``ArtifactError`` for a damaged package.
+    from elsewhere and no key exists, a key's limit of money has no price, ``serve.tls`` names no certificate and its key, or two
+    models have one name or ledger; ``ArtifactError`` for a damaged package.
     """
     settings = project.spec.serve
     host, port = host or settings.host, settings.port if port is None else port
-    ledger.must_be_live()
-    check_keys(host, ledger)
-    check_prices(ledger, settings.price)
+    every = [Served(project, store, ledger), *others]
+    check_apart(every)
+    for served in every:
+        served.check(host)
     tls = tls_context(project.folder, settings.tls) if settings.tls else None
     listener = listen(host, port)
     try:
         choose_runtime("float32")
-        monitor = Monitor()
-        live, watch = LiveModel(store, ledger, settings, monitor), None
-        try:
+        with contextlib.closing(Models()) as models:
+            app = models.open(every, host, also)
             shown = f"[{host}]" if ":" in host else host
             where = f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
-            number = live.version.number
 
             def greet() -> None:
-                note(ledger, "start server", {"url": where, "version": number})
-                say(f"Serving {project.spec.name} version {number} at {where}")
+                for served, live in zip(every, models.lives, strict=True):
+                    note(served.ledger, "start server", {"url": where, "version": live.version.number})
+                    say(f"Serving {served.name} version {live.version.number} at {where}")
                 if ready:
-                    ready({"name": project.spec.name, "version": number, "url": where})
+                    ready({"name": project.spec.name, "version": models.lives[0].version.number, "url": where})
 
-            app = make_app(project, ledger, live, monitor, host, also)
-            watch = app.state.watch
-            server = _Server(configure(app, settings, tls), live, settings.drain, greet)
+            server = _Server(configure(app, settings, tls), models, settings.drain, greet)
             settle()
             try:
                 server.run(sockets=[listener])
             finally:
                 if server.started:
-                    note(ledger, "stop server", {"url": where})
-        finally:
-            live.close()
-            if watch is not None:
-                watch.close()
+                    for served in every:
+                        note(served.ledger, "stop server", {"url": where})
     finally:
         listener.close()
         gc.unfreeze()  # so that what is left is closed in order at the end, connections of the ledger among it
@@ -123,9 +119,9 @@ def listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn, stopped in two steps: first no new answers while those under way are finished, then the end."""
 
-    def __init__(self, config: uvicorn.Config, live: LiveModel, drain: float, greet: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, models: Models, drain: float, greet: Callable[[], None]) -> None:
         super().__init__(config)
-        self._live, self._drain, self._greet = live, drain, greet
+        self._models, self._drain, self._greet = models, drain, greet
         self._deadline: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -133,21 +129,21 @@ class _Server(uvicorn.Server):
         self._greet()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._live.draining:
+        if self._models.draining:
             self._deadline = 0.0
             self.force_exit = True
-        self._live.draining = True
+        self._models.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        if self._live.draining:
+        if self._models.draining:
             if self._deadline is None:
                 self._deadline = time.monotonic() + self._drain
-                if self._live.busy:
-                    say(f"Stopping; answers under way: {self._live.busy}, with up to {format_duration(self._drain)} to finish")
-            if not self._live.busy:
+                if self._models.busy:
+                    say(f"Stopping; answers under way: {self._models.busy}, with up to {format_duration(self._drain)} to finish")
+            if not self._models.busy:
                 self.should_exit = True
             elif time.monotonic() >= self._deadline:
-                say(f"Time is up; answers broken off: {self._live.busy}")
-                self._live.close()
+                say(f"Time is up; answers broken off: {self._models.busy}")
+                self._models.close()
                 self.should_exit = True
         return bool(await super().on_tick(counter))

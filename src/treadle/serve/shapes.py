@@ -96,7 +96,9 @@ def _inputs() -> dict[str, Json]:
         "id": a("The project's name.", TEXT), "object": {"const": "model"}, "created": a("Live since (Unix seconds).", WHOLE),
         "owned_by": TEXT, "version": WHOLE, "package": TEXT,
     }
-    language = thing({**facts, "kind": {"const": "language"}, "context": a("Tokens of prompt and answer together.", COUNT)})
+    adapter = {"parent": a("Of an adapter the model that it belongs to.", TEXT), "sha256": a("Of its weights.", TEXT)}
+    language = thing(
+        {**facts, "kind": {"const": "language"}, "context": a("Tokens of prompt and answer together.", COUNT)}, adapter)
     records = thing({**facts, "kind": {"const": "records"}, "inputs": several(column), "heads": several(head)})
     return {"Model": {"anyOf": [language, records]}, "Models": thing({"object": {"const": "list"}, "data": several(ref("Model"))})}
 

@@ -51,15 +51,17 @@ class Status:
         }
 
     def _versions(self, said: Mapping[int, Said]) -> list[dict[str, Any]]:
-        """The live one and those that answered of late, the newest first."""
-        live, uses = self._live.version, self._watch.monitor.versions
-        found = {number: use.package for number, use in uses.items()} | {live.number: live.package}
+        """Those at work, and those that answered of late, the newest first."""
+        roles = {role["version"]: role for role in reversed(self._live.roles())}  # the live one wins where a version has two
+        uses = self._watch.monitor.versions
+        found = {number: use.package for number, use in uses.items()} | {number: role["package"] for number, role in roles.items()}
         rows = []
         for number in sorted(found, reverse=True):
             use, row = uses.get(number), said.get(number, Said())
             rows.append({
-                "version": number, "package": found[number], "role": "live" if number == live.number else "retired",
-                "share": float(number == live.number), "requests": use.requests if use else 0, "tokens": use.tokens if use else 0,
+                "version": number, "package": found[number], "role": roles[number]["role"] if number in roles else "retired",
+                "share": roles[number]["share"] if number in roles else 0.0,
+                "requests": use.requests if use else 0, "tokens": use.tokens if use else 0,
                 "total": use.total.percentiles() if use else None,
                 "feedback": {"up": row.up, "down": row.down, "edited": row.edited},
             })

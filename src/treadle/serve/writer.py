@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from treadle.core.errors import RequestError
 from treadle.data.shards import END_ID
 from treadle.data.tokenizer import token_bytes
+from treadle.model.adapter import Adapter
 from treadle.model.lookup import Lookup
 from treadle.model.sampling import Adjusted, Likely, Sampling
 from treadle.model.template import ChatTemplate
@@ -115,8 +116,8 @@ class Writer(ABC):
         self.tokenizer, self.vocabulary, self.version, self.template = tokenizer, vocabulary, version, template
         self.ends = frozenset(ends)
         self.slots = slots
-        self.adapters: dict[str, int] = {}
-        """Names of adapters that an answer may be written with, and their places."""
+        self.adapters: dict[str, Adapter] = {}
+        """Those that an answer may be written with, by name."""
         self.table = token_bytes(tokenizer, vocabulary)
         self._forms = Forms(tokenizer, vocabulary, sorted(self.ends))
         self._line: Line[Answer] = Line(queue)

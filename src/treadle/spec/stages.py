@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from treadle.spec.access import Limits, Lockout, Price, Timeouts, Tls
 from treadle.spec.fields import Bound, Budget, Count, Duration, Fraction, Section, Size
+from treadle.spec.rollout import Rollout
 from treadle.spec.watch import Alerts, check_url
 
 Metric = Annotated[str, Field(pattern=r"^([^.]+\.)?[a-z_0-9@]+$")]
@@ -73,6 +74,9 @@ class Serve(Section):
     deadline: Annotated[Duration, Field(gt=0)] | None = None
     """Seconds from a request to the end of its answer; what is not done by then is given up and answered 504. A request's
     ``timeout`` may set an earlier end. None: as long as it takes."""
+    adapters: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,79}$")], str] = {}
+    """Adapters of a language model, each by a name of its own: folders in PEFT's format (LoRA), relative ones of the project's. The
+    request's ``model`` says which is to answer."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest answer that a request may ask for."""
     max_body: Size | None = None
@@ -81,6 +85,7 @@ class Serve(Section):
     """Whose text is kept for improvement, after redaction: of requests that say ``"store": true``, of all, of none."""
     drain: float = Field(default=30.0, ge=0)
     """Seconds that running answers are given when the server is asked to stop."""
+    rollout: Rollout = Rollout()
     limits: Limits = Limits()
     price: Price = Price()
     lockout: Lockout = Lockout()

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from treadle.core.errors import UserError, WorkError
 from treadle.store.database import new_id
-from treadle.store.keys import Keys
+from treadle.store.rollouts import Rollouts, end_rollout, must_be_under_way, next_version
 from treadle.store.tables import answers, artifacts, audit, deployments, feedback, lineage, now, runs
 from treadle.store.trail import append, check
 
@@ -27,7 +27,7 @@ class Said:
     edited: int = 0
 
 
-class Ledger(Keys):
+class Ledger(Rollouts):
     """Every method is one transaction, safe to call from any thread."""
 
     # -- what was made ------------------------------------------------------------------------------------------------
@@ -79,9 +79,19 @@ class Ledger(Keys):
     def promote(self, package: str, reason: str) -> int:
         """Make ``package`` live under a new version number, which is returned."""
         with self._write(deployments) as connection:
-            version = (connection.scalar(sa.select(sa.func.max(deployments.c.version))) or 0) + 1
+            version = next_version(connection)
             self._deploy(connection, version, package, "promote", reason)
         return version
+
+    def promote_candidate(self, reason: str) -> int:
+        """Make the candidate of the rollout that is under way live, under the version number that it has; that is given back.
+
+        Raises ``UserError`` where there is none.
+        """
+        with self._write(deployments) as connection:
+            found = must_be_under_way(connection)
+            self._deploy(connection, found.version, found.package, "promote", reason)
+        return found.version
 
     def adopt(self, version: int, package: str, action: str, reason: str) -> None:
         """Make ``package`` live under a number that another ledger gave it."""
@@ -110,6 +120,7 @@ class Ledger(Keys):
         row = {"version": version, "package": package, "action": action, "reason": reason, "at": now()}
         connection.execute(deployments.insert(), row)
         append(connection, action, {"version": version, "package": package})
+        end_rollout(connection, version, package)
 
     # -- what was answered, and what users said -------------------------------------------------------------------------
 

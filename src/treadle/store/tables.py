@@ -67,6 +67,22 @@ answers = sa.Table(
     sa.Column("settings", sa.JSON, nullable=False), sa.Column("prompt_tokens", sa.Integer, nullable=False),
     sa.Column("answer_tokens", sa.Integer, nullable=False), sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("finish_reason", sa.String(20), nullable=False),
+    sa.Column("rollout", sa.Integer),  # under which it was drawn who answers; null: none, or the version was asked for by number
+)
+rollouts = sa.Table(  # a row for each start and change of a rollout, and for its end; the newest one holds. See rollouts.py
+    "rollouts", metadata,
+    sa.Column("id", sa.Integer, primary_key=True), sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("package", sa.String(80), nullable=False), sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("share", sa.Float, nullable=False), sa.Column("alpha", sa.Float, nullable=False),
+    sa.Column("reason", _Text, nullable=False), sa.Column("at", _stamp, nullable=False),
+)
+shadows = sa.Table(  # no answers: no user has seen one
+    "shadows", metadata,
+    sa.Column("id", sa.String(80), primary_key=True), sa.Column("at", _stamp, nullable=False),
+    sa.Column("answer", sa.String(80), nullable=False), sa.Column("rollout", sa.Integer, nullable=False, index=True),
+    sa.Column("version", sa.Integer, nullable=False), sa.Column("package", sa.String(80), nullable=False),
+    sa.Column("text", _Text), sa.Column("agreement", sa.Float, nullable=False), sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("live_seconds", sa.Float, nullable=False), sa.Column("finish_reason", sa.String(20), nullable=False),
 )
 feedback = sa.Table(
     "feedback", metadata,

@@ -34,7 +34,7 @@ STATUS: dict[str, Any] = {
     "versions": [
         {"version": 1, "package": "package-aa", "role": "live", "share": 0.9, "requests": 1600, "tokens": 90_123,
          "total": {"p50": 0.8, "p90": 1.8, "p99": 4.0, "count": 1600}, "feedback": {"up": 12, "down": 3, "edited": 2}},
-        {"version": 2, "package": "package-bb", "role": "candidate", "share": 0.1, "requests": 212, "tokens": 9_001, "total": None,
+        {"version": 2, "package": "package-bb", "role": "canary", "share": 0.1, "requests": 212, "tokens": 9_001, "total": None,
          "feedback": {"up": 1, "down": 0, "edited": 0}},
     ],
     "keys": [{"key": "shop", "requests": 1700, "tokens": 88_000, "predictions": 0, "money": 1.76}],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from consoles import HOSTILE, STATUS, answered, console
+from consoles import HOSTILE, answered, console
 from every_input import project_with_every_input, row
 from playwright.sync_api import Page, expect
 from sites import Running, Site
@@ -188,12 +189,18 @@ def test_chance_chooses_the_sides(served: Running, open_page: Open) -> None:
 
 def test_two_versions_are_asked_by_number(served: Running, open_page: Open) -> None:
     asked = []
+    ledger, package = served.site.ledger, served.site.packages[1]
+    ledger.record_artifact({"id": package, "kind": "package", "counts": {}, "parents": []})
+    ledger.start_rollout("ab", package, "to see", 0.5)
+    end = time.monotonic() + 20
+    while served.live.beside is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
     page = open_page(served.url)
-    page.route("**/v1/status", lambda route: route.fulfill(body=json.dumps(STATUS), content_type="application/json"))
     page.on("request", lambda r: asked.append(r.headers.get("x-treadle-version")) if "/v1/completions" in r.url else None)
     page.goto(f"{served.url}/console/playground")
-    expect(page.get_by_label("First version")).to_have_value("1")
-    expect(page.get_by_label("Second version")).to_have_value("2")
+    expect(page.get_by_label("First version")).to_have_value(re.compile("[12]"))
+    assert {page.get_by_label(f"{side} version").input_value() for side in ("First", "Second")} == {"1", "2"}
     expect(page.get_by_label("Second temperature")).to_be_hidden()
     ask_both(page)
     assert sorted(asked) == ["1", "2"]
@@ -201,6 +208,7 @@ def test_two_versions_are_asked_by_number(served: Running, open_page: Open) -> N
     expect(page.get_by_label("First version")).to_be_hidden()
     ask_both(page)
     assert asked[2:] == [None, None]
+    ledger.stop_rollout("seen")
 
 
 @pytest.mark.parametrize(("choice", "ratings"), [("right", ["down", "up"]), ("both", ["up", "up"]), ("neither", ["down", "down"])])

@@ -10,7 +10,7 @@ let shown = null; // by side, the ids of the answers that wait for a vote
 async function versions() {
   let found = [];
   try {
-    found = (await ask("/v1/status")).versions.filter(({ role }) => role === "live" || role === "candidate");
+    found = (await ask("/v1/status")).versions.filter(({ role }) => ["live", "canary", "ab"].includes(role));
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
   }
