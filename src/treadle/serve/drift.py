@@ -27,8 +27,10 @@ from treadle.data.reference import (
     seen_tokens,
     watched,
 )
+from treadle.data.schema import Schema
 from treadle.data.shards import END_ID
 from treadle.serve.asked import Asked, Predicted, Written
+from treadle.serve.predictor import Prediction, Row
 from treadle.serve.version import Version
 from treadle.store.artifacts import Store
 
@@ -100,14 +102,20 @@ class Drift:
         """Count what waits, as far as it is of the live version, and judge. Called by one thread alone."""
         if live != self._version:
             self._begin(live)
-        start = time.thread_time()
+        start, rows = time.thread_time(), list[Predicted]()
         while time.thread_time() - start < _SPENT:
             try:
                 one = self._asked.get_nowait()
             except queue.Empty:
                 break
-            if one.version == live:
-                self._count(one)
+            if one.version == live and isinstance(one, Predicted):
+                rows.append(one)
+            elif one.version == live and isinstance(one, Written):
+                self._count_text(one)
+        pairs = [pair for one in rows for pair in zip(one.rows[:_ROWS], one.found[:_ROWS], strict=True)]
+        for first in range(0, len(pairs), BLOCK):
+            if time.thread_time() - start < _SPENT:
+                self._count_rows(rows[0].worker.schema, pairs[first : first + BLOCK])
         together = len(self._windows)
         self.verdicts = [(thing, window.verdict(together)) for thing, window in self._windows.items()]
 
@@ -123,17 +131,19 @@ class Drift:
                 "packaged anew by 'treadle run'")
         self._windows = {thing: Window(reference) for thing, reference in (found or References()).items()}
 
-    def _count(self, one: Predicted | Written) -> None:
-        if isinstance(one, Predicted):
-            schema, rows = one.worker.schema, one.rows[:_ROWS]
-            columns = {}
-            for name in watched(schema):
-                field = schema.inputs[name]
-                columns[name] = field.encode([field.value(row) for row in rows])
-            seen = seen_inputs(schema, columns) | seen_outputs(schema, one.found[:_ROWS])
-        else:
-            seen = {("input", "text"): seen_tokens([[token for token in one.prompt if token != END_ID]])}
-            self._lengths({("input", "prompt length"): len(one.prompt), ("output", "answer length"): one.tokens})
+    def _count_rows(self, schema: Schema, pairs: Sequence[tuple[Row, Prediction]]) -> None:
+        """Records and their answers, all at once, which costs a tenth of one after the other."""
+        columns = {}
+        for name in watched(schema):
+            field = schema.inputs[name]
+            columns[name] = field.encode([field.value(row) for row, _ in pairs])
+        self._count(seen_inputs(schema, columns) | seen_outputs(schema, [answer for _, answer in pairs]))
+
+    def _count_text(self, one: Written) -> None:
+        self._count({("input", "text"): seen_tokens([[token for token in one.prompt if token != END_ID]])})
+        self._lengths({("input", "prompt length"): len(one.prompt), ("output", "answer length"): one.tokens})
+
+    def _count(self, seen: Mapping[Thing, Seen]) -> None:
         for thing, values in seen.items():
             if thing in self._windows and len(values.values):
                 self._windows[thing].add(values)
