@@ -52,6 +52,7 @@ class Predictor:
 
     def __init__(self, network: Network, schema: Schema, version: Version, queue: int) -> None:
         self.network, self.schema, self.version = network, schema, version
+        self._threads = generation_threads(network)
         self._line: Line[_Asked] = Line(max(1, queue))
         self._gathered: list[_Asked] = []  # of the event loop alone
         self._active = 0
@@ -131,12 +132,12 @@ class Predictor:
             count += len(taken[-1].rows)
         if self._gathered:
             asyncio.get_running_loop().call_soon(self._answer_gathered)
-        if torch.get_num_threads() != (threads := generation_threads(self.network)):
-            torch.set_num_threads(threads)  # of this thread alone
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)  # of this thread alone
         self._compute([asked for asked in taken if not asked.future.done()])
 
     def _work(self) -> None:
-        torch.set_num_threads(generation_threads(self.network))  # of this thread alone
+        torch.set_num_threads(self._threads)  # of this thread alone
         while taken := self._take():
             try:
                 self._compute(taken)
