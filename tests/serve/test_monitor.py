@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sites import Running
 
 from treadle.serve.asked import Asked, Written, reset_asked, set_asked
+from treadle.serve.engine import Engine
 from treadle.serve.monitor import KEYS, VERSIONS, Monitor
 from treadle.serve.recent import WINDOW, Tally, Times, percentiles
 from treadle.serve.version import Version
@@ -91,7 +93,14 @@ def test_figures_are_by_key_and_version(serve: Serve, site: Any, until: Callable
     assert sums["queue"] <= sums["first_token"] <= sums["answer"]
 
 
-def test_what_waits_is_seen_in_the_queues_figure(serve: Serve) -> None:
+def test_what_waits_is_seen_in_the_queues_figure(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Engine._read
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.005)
+        return real(*given)
+
+    monkeypatch.setattr(Engine, "_read", slow)
     running = serve("serve.slots=1")
     assert running.complete("x", n=3, max_tokens=60, temperature=0).status_code == 200
     found = figures(running.client.get("/metrics").text)

@@ -175,7 +175,9 @@ class Monitor:
 
     def _use(self, uses: OrderedDict[Any, Use], name: Any, most: int) -> Use:
         """What ``name`` has used. Where that is one name too many, the one that was longest silent is forgotten."""
-        found = uses.setdefault(name, Use())
+        found = uses.get(name)
+        if found is None:
+            found = uses[name] = Use()
         uses.move_to_end(name)
         if len(uses) > most:
             gone, _ = uses.popitem(last=False)

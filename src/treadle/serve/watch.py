@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -114,7 +113,7 @@ class WatchRequests:
             nonlocal begun
             if message["type"] == "http.response.start":
                 one.status, begun = message["status"], True
-                MutableHeaders(scope=message)[HEADER] = one.id
+                message = {**message, "headers": [*message.get("headers", ()), (HEADER.encode(), one.id.encode())]}
             await send(message)
 
         try:
