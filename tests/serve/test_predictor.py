@@ -203,3 +203,28 @@ def test_what_is_late_or_was_taken_back_is_not_computed_and_keys_take_turns(
         asked[1].result(30)
     assert [len(future.result(30)) for future in (first, asked[0], asked[3], asked[4])] == [1] * 4
     assert [rows.index(row) for row in seen] == [0, 1, 4, 5]  # little comes when as much was done for both
+
+
+def test_what_is_taken_back_in_the_moment_in_which_it_is_taken_up_or_put_out_harms_no_other(
+    made: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, hold = plain(made, 4), threading.Event()
+    monkeypatch.setattr(module, "ROWS", 1)
+
+    def held(network: Any, schema: Any, part: Any) -> Any:
+        hold.wait(30)
+        return predict(network, schema, part)
+
+    monkeypatch.setattr(module, "predict", held)
+    first = made.submit(rows[:1], Asker("much"))
+    while not made.active:
+        time.sleep(0.001)
+    waiting = [made.submit([rows[1]], Asker("much")) for _ in range(8)]
+    waiting[7].cancel()
+    other = made.submit([rows[2]], Asker("little"))  # it takes the place of the one that was taken back
+    looked = type(waiting[0]).cancelled  # a look alone tells nothing of the next moment
+    monkeypatch.setattr(waiting[0], "cancelled", lambda: looked(waiting[0]) or (waiting[0].cancel() and False), raising=False)
+    waiting[1].cancel()
+    hold.set()
+    assert [len(future.result(30)) for future in (first, other, *waiting[2:7])] == [1] * 7
+    assert made._thread.is_alive()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -37,13 +37,20 @@ Prediction = dict[str, dict[str, Any]]
 """Head's name -> its answer."""
 
 
+_Answers = TypeVar("_Answers", Future[list[Prediction]], asyncio.Future[list[Prediction]])
+
+
 @dataclass(eq=False)
-class _Asked:
+class _Asked(Generic[_Answers]):
     """A request, and where its answers go."""
 
     rows: Sequence[Row]
-    future: Future[list[Prediction]] | asyncio.Future[list[Prediction]]
+    future: _Answers
     asker: Asker
+
+
+_Waiting = _Asked[Future[list[Prediction]]]
+_Gathered = _Asked[asyncio.Future[list[Prediction]]]
 
 
 class Predictor:
@@ -53,8 +60,8 @@ class Predictor:
     def __init__(self, network: Network, schema: Schema, version: Version, queue: int) -> None:
         self.network, self.schema, self.version = network, schema, version
         self._threads = generation_threads(network)
-        self._line: Line[_Asked] = Line(max(1, queue))
-        self._gathered: list[_Asked] = []  # of the event loop alone
+        self._line: Line[_Waiting] = Line(max(1, queue))
+        self._gathered: list[_Gathered] = []  # of the event loop alone
         self._active = 0
         self._cost = math.inf  # seconds of computing for a batch, a moving mean
         self._seconds = 0.05  # how long a batch takes, a moving mean
@@ -86,8 +93,8 @@ class Predictor:
                 raise Retired
             put_out = self._line.join(_Asked(rows, future, asker or Asker()), -len(self._gathered), self._seconds)
             self._wake.notify()
-        if put_out is not None:
-            _fail(put_out, self._line.full(self._seconds))
+        if put_out is not None and put_out.future.set_running_or_notify_cancel():
+            put_out.future.set_exception(self._line.full(self._seconds))
         return future
 
     def answer(self, rows: Sequence[Row], asker: Asker | None = None) -> asyncio.Future[list[Prediction]]:
@@ -126,7 +133,7 @@ class Predictor:
         return not self._thread.is_alive() and not self._gathered
 
     def _answer_gathered(self) -> None:
-        taken, count = list[_Asked](), 0
+        taken, count = list[_Gathered](), 0
         while self._gathered and (not taken or count + len(self._gathered[0].rows) <= _QUICK_ROWS):
             taken.append(self._gathered.pop(0))
             count += len(taken[-1].rows)
@@ -147,8 +154,9 @@ class Predictor:
                     for asked in taken:
                         self._line.end(asked.asker)
 
-    def _compute(self, taken: Sequence[_Asked]) -> None:
-        """Answer them together; where that fails, as for want of memory, one by one, so that what is at fault fails alone."""
+    def _compute(self, taken: Sequence[_Waiting] | Sequence[_Gathered]) -> None:
+        """Answer them together, of whom none can be taken back any more; where that fails, as for want of memory, one by one, so
+        that what is at fault fails alone."""
         if not taken:
             return
         start, spent = time.monotonic(), time.thread_time()
@@ -159,10 +167,10 @@ class Predictor:
         except Exception as error:
             _log.exception("version %s failed at a batch of %s requests", self.version.number, len(taken))
             if len(taken) == 1:
-                _fail(taken[0], _failed(error))
+                taken[0].future.set_exception(_failed(error))
                 return
-            for asked in taken:
-                self._compute([asked])
+            for place in range(len(taken)):
+                self._compute(taken[place : place + 1])
             return
         spent = time.thread_time() - spent
         self._cost = spent if math.isinf(self._cost) else self._cost + 0.2 * (spent - self._cost)
@@ -171,39 +179,31 @@ class Predictor:
             asked.future.set_result(found[: len(asked.rows)])
             found = found[len(asked.rows) :]
 
-    def _take(self) -> list[_Asked]:
+    def _take(self) -> list[_Waiting]:
         """Wait for work and take as much of it as one batch holds, one request at least; nothing when no more will come."""
         while True:
-            late, taken, count = list[_Asked](), list[_Asked](), 0
+            late, taken, count = list[_Waiting](), list[_Waiting](), 0
             with self._wake:
-                while asked := self._line.next():
-                    if asked.asker.late or asked.future.cancelled():
+                while (asked := self._line.next()) and not (taken and count + len(asked.rows) > ROWS):
+                    if not asked.future.set_running_or_notify_cancel():
+                        self._line.leave(asked)
+                    elif asked.asker.late:
                         self._line.leave(asked)
                         late.append(asked)
-                        continue
-                    if taken and count + len(asked.rows) > ROWS:
-                        break
-                    self._line.begin(asked)
-                    self._line.charge(asked.asker, len(asked.rows))
-                    if isinstance(asked.future, Future):
-                        asked.future.set_running_or_notify_cancel()
-                    taken.append(asked)
-                    count += len(asked.rows)
+                    else:
+                        self._line.begin(asked)
+                        self._line.charge(asked.asker, len(asked.rows))
+                        taken.append(asked)
+                        count += len(asked.rows)
                 self._active = len(taken)
                 if not taken and not late:
                     if self._retired:
                         return []
                     self._wake.wait()
             for asked in late:
-                _fail(asked, Late())
+                asked.future.set_exception(Late())
             if taken:
                 return taken
-
-
-def _fail(asked: _Asked, error: RequestError) -> None:
-    """Say so to whoever waits for it, if anyone does."""
-    if not asked.future.done():
-        asked.future.set_exception(error)
 
 
 def _failed(error: Exception) -> RequestError:
