@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,10 +47,9 @@ class Line:
         self._writer.close()
 
 
-def serve(folder: Path, *settings: str) -> tuple[subprocess.Popen[str], str]:
-    """``treadle serve`` of a project on a free port, and its URL."""
-    command = [sys.executable, "-m", "treadle", "serve", "-f", str(folder), "--port", "0"]
-    command += [word for setting in settings for word in ("--set", setting)]
+def serve(folder: Path, start: Sequence[str] = ("-m", "treadle")) -> tuple[subprocess.Popen[str], str]:
+    """``treadle serve`` of a project on a free port, and its URL; ``start``: how Python is told to start Treadle."""
+    command = [sys.executable, *start, "serve", "-f", str(folder), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     lines = []

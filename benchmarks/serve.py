@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from typing import Any
 
 import httpx
 import torch
+from raw_http import serve
 from side_by_side import alternate, heading, table
 
 from treadle.core.machine import peak_memory, threads
@@ -109,19 +109,8 @@ class Served:
         from tokenizers import Tokenizer
 
         self.tokenizer, self.streams, self.asked = Tokenizer.from_file(str(next(folder.rglob("tokenizer.json")))), streams, 0
-        start = ["-c", PLAIN] if plain else ["-m", "treadle"]
-        command = [sys.executable, *start, "serve", "-f", str(folder)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        assert self.process.stderr is not None
-        lines = []
-        for line in self.process.stderr:
-            lines.append(line)
-            if " at http://" in line:
-                break
-        else:
-            sys.exit("".join(lines))
-        limits = httpx.Limits(max_connections=64)
-        self.client = httpx.Client(base_url=line.rpartition(" at ")[2].strip(), timeout=600, limits=limits)
+        self.process, url = serve(folder, ["-c", PLAIN]) if plain else serve(folder)
+        self.client = httpx.Client(base_url=url, timeout=600, limits=httpx.Limits(max_connections=64))
 
     def answer(self, count: int, new: int) -> tuple[int, float]:
         """Tokens, and seconds to the first of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -172,14 +173,17 @@ class Guard:
             if len(content) > self.max_body:
                 await _discard(receive, _DISCARD * self.max_body if more else 0)
                 raise too_long
-        body: Message | None = {"type": "http.request", "body": bytes(content), "more_body": False}
+        return replayed([{"type": "http.request", "body": bytes(content), "more_body": False}], receive)
 
-        async def again() -> Message:
-            nonlocal body
-            message, body = body, None
-            return message if message is not None else await receive()
 
-        return again
+def replayed(messages: Sequence[Message], receive: Receive) -> Receive:
+    """A ``receive`` that gives what was read already, and then goes on."""
+    left = list(messages)
+
+    async def again() -> Message:
+        return left.pop(0) if left else await receive()
+
+    return again
 
 
 def scope_of(path: str) -> str:

@@ -201,8 +201,9 @@ class Desk:
         charge(predictions=len(rows))
         ids: list[str] = [""] * len(found)
         try:
-            filed = await _aside(few or not stored, lambda: prediction_rows(worker, raw, rows, found, stored, started))
-            filed = [row | {"rollout": route.rollout} for row in filed]
+            filed = await _aside(
+                few or not stored, lambda: prediction_rows(worker, raw, rows, found, stored, started, route.rollout)
+            )
             await self.filer.file(filed)
             ids = [row["id"] for row in filed]
             self.shadows.records(Asked(raw, parse, found, ids, stored, filed[0]["seconds"]), route)

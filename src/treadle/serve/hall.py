@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
 
 import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from treadle.serve.access import replayed
 from treadle.store.ledger import Ledger
 
 _LIST = "/v1/models"
@@ -57,7 +58,7 @@ class Hall:
         if rooms and scope["method"] == "POST":
             body = await self._read(receive)
         room = await self._wanted(rooms, scope, body)
-        await room.app(scope, _again(body, receive), send)
+        await room.app(scope, replayed(body, receive), send)
 
     def _known(self, authorization: str | None) -> list[Room]:
         """The rooms that a request with this header may be for; none: the first refuses it."""
@@ -110,8 +111,6 @@ class Hall:
 
 def _said(scope: Scope, body: Sequence[Message]) -> dict[str, Any]:
     """What a request says of where it belongs: ``model``, ``answer_id``; nothing where it cannot be read, which a room will say."""
-    if scope["path"].startswith(f"{_LIST}/"):
-        return {"model": unquote(scope["path"].removeprefix(f"{_LIST}/"))}
     if scope["method"] != "POST":
         return {"model": name[0]} if (name := parse_qs(scope.get("query_string", b"").decode("latin-1")).get("model")) else {}
     try:
@@ -119,13 +118,3 @@ def _said(scope: Scope, body: Sequence[Message]) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
-
-
-def _again(body: Sequence[Message], receive: Receive) -> Receive:
-    """A ``receive`` that gives what was read already, and then goes on."""
-    left = list(body)
-
-    async def again() -> Message:
-        return left.pop(0) if left else await receive()
-
-    return again

@@ -127,12 +127,17 @@ class LiveModel:
         """The candidate."""
         return self._beside
 
+    @property
+    def _candidate(self) -> Beside | None:
+        """The candidate, where users get its answers."""
+        beside = self._beside
+        return beside if beside is not None and beside.rollout.answers else None
+
     def roles(self) -> list[dict[str, Any]]:
         """Every version at work: ``version``, ``package``, ``since``, ``role`` (live, canary, shadow, ab, or retired), ``share``
         of requests (of a shadow, those that are copied), ``active`` and ``waiting`` answers."""
         beside, live = self._beside, self._worker
-        of_candidate = beside.rollout.share if beside and beside.rollout.answers else 0.0
-        found = [(live, "live", 1 - of_candidate)]
+        found = [(live, "live", 1 - beside.rollout.share if beside and beside.rollout.answers else 1.0)]
         found += [(beside.worker, beside.rollout.kind, beside.rollout.share)] if beside else []
         found += [(worker, "retired", 0.0) for worker in self._retired if worker is not live]
         return [
@@ -143,13 +148,13 @@ class LiveModel:
 
     def ended(self, rollout: int | None, version: int, whole: bool) -> None:
         """Count an answer that was drawn under ``rollout``: ``whole``, or failed."""
-        beside = self._beside
-        if beside is not None and rollout == beside.rollout.id and beside.rollout.answers:
-            beside.harm.ended(version == beside.rollout.version, whole)
+        candidate = self._candidate
+        if candidate is not None and rollout == candidate.rollout.id:
+            candidate.harm.ended(version == candidate.rollout.version, whole)
 
     def _answering(self) -> tuple[Worker, ...]:
-        beside = self._beside
-        return (self._worker, *((beside.worker,) if beside and beside.rollout.answers else ()), *self._retired)
+        candidate = self._candidate
+        return (self._worker, *((candidate.worker,) if candidate else ()), *self._retired)
 
     def ask(self, make: Callable[[Writer], Answer], route: Route) -> tuple[Writer, Answer]:
         """Put what ``make`` prepares in line where ``route`` leads to. Raises ``RequestError``, ``Full`` among them."""
@@ -196,20 +201,20 @@ class LiveModel:
     def _pick(self, route: Route) -> Worker:
         """Who answers; ``route`` is told under which rollout that was drawn. Raises ``RequestError`` 404."""
         live, beside = self._worker, self._beside
-        open_to_users = beside is not None and beside.rollout.answers
+        candidate = beside if beside is not None and beside.rollout.answers else None
         route.rollout = None
         if route.version is not None:
-            workers: list[Worker] = [live, beside.worker] if beside and open_to_users else [live]
+            workers: list[Worker] = [live, candidate.worker] if candidate else [live]
             for worker in workers:
                 if worker.version.number == route.version:
                     return worker
-            candidate = f", or {beside.rollout.version} for the candidate" if beside and open_to_users else ""
-            cure = f"ask for {live.version.number}, the live one{candidate}, or leave it out"
+            other = f", or {candidate.rollout.version} for the candidate" if candidate else ""
+            cure = f"ask for {live.version.number}, the live one{other}, or leave it out"
             raise RequestError(f"version {route.version} does not answer here", status=404, field=HEADER, cure=cure)
         if beside is None:
             return live
         route.rollout = beside.rollout.id
-        return beside.worker if open_to_users and route.point(beside.rollout.version) < beside.rollout.share else live
+        return candidate.worker if candidate and route.point(beside.rollout.version) < beside.rollout.share else live
 
     def measure(self) -> None:
         """Bring the gauges up to date."""

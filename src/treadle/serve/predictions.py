@@ -127,7 +127,7 @@ def _kept_answers(schema: Schema, answer: Prediction, moved: Moved) -> tuple[str
 
 def prediction_rows(
     worker: Predictor, raw: Sequence[Mapping[str, Any]], rows: Sequence[Row], found: Sequence[Prediction], stored: bool,
-    started: float,
+    started: float, rollout: int | None,
 ) -> list[dict[str, Any]]:
     """One answer per record as the ledger keeps it: its columns, redacted, and its answers only where ``stored``."""
     ids = [f"pred-{secrets.token_hex(16)}" for _ in rows]
@@ -143,7 +143,7 @@ def prediction_rows(
         kept = [_kept_answers(worker.schema, answer, moved) for answer, (_, moved) in zip(found, clean, strict=True)]
     same = {
         "version": worker.version.number, "package": worker.version.package, "stored": stored, "prompt_tokens": 0,
-        "answer_tokens": 0, "seconds": seconds, "finish_reason": "stop",
+        "answer_tokens": 0, "seconds": seconds, "finish_reason": "stop", "rollout": rollout,
     }
     return [
         {"id": id, "prompt": prompt, "text": text, "settings": {"kind": "prediction", **more}, **same}

@@ -164,7 +164,7 @@ class Shadows:
         seconds = (time.monotonic() - started) / count
         kept: list[str | None] = [None] * count
         if asked.stored:
-            filed = await anyio.to_thread.run_sync(prediction_rows, worker, asked.raw, rows, found, True, started)
+            filed = await anyio.to_thread.run_sync(prediction_rows, worker, asked.raw, rows, found, True, started, None)
             kept = [row["text"] for row in filed]
         return [
             self._row(beside, id, text, heads_agree(live, ours), seconds, asked.seconds, "stop")
