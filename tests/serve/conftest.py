@@ -17,7 +17,7 @@ import pytest
 import torch
 from every_input import project_with_every_input
 from playwright.sync_api import Browser, Page, sync_playwright
-from sites import Running, Site, copied, running
+from sites import Clock, Running, Site, copied, running
 from stand_in import install
 from stands import Ask, Stand
 from tagged import alike_project, tagged_project
@@ -144,6 +144,25 @@ def make_vllm(stand: Stand) -> Iterator[Callable[..., Ask]]:
     for engine in engines:
         engine.stop()
     assert not [given["pid"] for given in stand.all("starts") if psutil.pid_exists(given["pid"])]
+
+
+@pytest.fixture
+def gate(serve: Callable[..., Running]) -> Iterator[Callable[[], threading.Event]]:
+    """Makes events that threads wait for; they are set at the end in any case, so that a test which fails ends."""
+    made: list[threading.Event] = []
+
+    def make() -> threading.Event:
+        made.append(threading.Event())
+        return made[-1]
+
+    yield make
+    for event in made:
+        event.set()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

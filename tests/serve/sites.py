@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import shutil
 import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
 
 from treadle.core.project import Project, load_project
 from treadle.serve.api import Also, make_app
+from treadle.serve.line import Asker
 from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 from treadle.serve.server import configure, listen
 from treadle.serve.tls import tls_context
+from treadle.serve.writer import Answer, Piece, Settings
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
@@ -86,3 +90,74 @@ def running(site: Site, overrides: tuple[str, ...], host: str, also: Also | None
         thread.join()
         app.state.watch.close()
         listener.close()
+
+
+class Clock:
+    """One that stands still until it is set."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Asks:
+    """Puts prompts to an engine and collects the pieces."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+
+    def put(self, prompt: str | list[int], settings: Settings, asker: Asker | None = None) -> tuple[Answer, queue.Queue[Piece]]:
+        pieces: queue.Queue[Piece] = queue.Queue()
+        answer = self.engine.prepare(prompt, settings, pieces.put, asker)
+        self.engine.submit(answer)
+        return answer, pieces
+
+    def finish(self, pieces: queue.Queue[Piece]) -> tuple[str, str]:
+        text = ""
+        while True:
+            piece = pieces.get(timeout=30)
+            text += piece.text
+            if piece.finish_reason:
+                return text, piece.finish_reason
+
+
+class Crowd:
+    """Six clients that ask one request after the other while it is entered, every second of them for a stream."""
+
+    def __init__(self, url: str, tokens: int) -> None:
+        self.results: list[tuple[int, str, str]] = []
+        """Version, id and text (empty of a stream) of each answer."""
+        self.failures: list[str] = []
+        self._url, self._tokens, self._seen, self._stop = url, tokens, 0, threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(index % 2 == 1,)) for index in range(6)]
+
+    def __enter__(self) -> Crowd:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def forget(self) -> None:
+        """Let ``answered`` count from here."""
+        self._seen = len(self.results)
+
+    def answered(self, version: int, count: int) -> bool:
+        return sum(given == version for given, _, _ in self.results[self._seen :]) >= count
+
+    def _ask(self, stream: bool) -> None:
+        with httpx.Client(base_url=self._url, timeout=60) as client:
+            while not self._stop.is_set():
+                body = {"model": "tiny", "prompt": "def f", "max_tokens": self._tokens, "temperature": 0, "stream": stream}
+                response = client.post("/v1/completions", json=body)
+                if response.status_code != 200 or (stream and not response.text.endswith("data: [DONE]\n\n")):
+                    self.failures.append(response.text)
+                    continue
+                first = httpx.Response(200, text=response.text.split("\n\n")[0][6:]) if stream else response
+                text = "" if stream else response.json()["choices"][0]["text"]
+                assert int(response.headers["x-treadle-version"]) == first.json()["version"]
+                self.results.append((first.json()["version"], first.json()["id"], text))

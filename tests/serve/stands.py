@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sites import Asks
+
 from treadle.model.sampling import Sampling
 from treadle.serve.line import Asker
-from treadle.serve.vllm import VllmEngine
 from treadle.serve.writer import Answer, Piece, Settings
 
 PLAIN = Settings(8, Sampling(0.0))
@@ -39,27 +40,11 @@ class Stand:
         return sorted(int(path.name) for path in self.folder.glob(f"{name}/[0-9]*"))
 
 
-class Ask:
-    """Puts prompts to an engine and collects the pieces."""
-
-    def __init__(self, engine: VllmEngine) -> None:
-        self.engine = engine
-
+class Ask(Asks):
     def start(
         self, settings: Settings = PLAIN, prompt: str | list[int] = PROMPT, asker: Asker | None = None
     ) -> tuple[Answer, queue.Queue[Piece]]:
-        pieces: queue.Queue[Piece] = queue.Queue()
-        answer = self.engine.prepare(prompt, settings, pieces.put, asker)
-        self.engine.submit(answer)
-        return answer, pieces
-
-    def finish(self, pieces: queue.Queue[Piece]) -> tuple[str, str]:
-        text = ""
-        while True:
-            piece = pieces.get(timeout=30)
-            text += piece.text
-            if piece.finish_reason:
-                return text, piece.finish_reason
+        return self.put(prompt, settings, asker)
 
     def __call__(self, settings: Settings = PLAIN, prompt: str | list[int] = PROMPT) -> tuple[str, str]:
         return self.finish(self.start(settings, prompt)[1])

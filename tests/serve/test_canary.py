@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from every_input import project_with_every_input, row
-from sites import Running, Site, running
+from sites import Crowd, Running, Site, running
 from tagged import tagged_project
 
 from treadle.data.chance import point_of
@@ -37,20 +37,6 @@ def known(site: Site) -> Site:
     for id in site.packages:
         site.ledger.record_artifact({"id": id, "kind": "package", "counts": {}, "parents": []})
     return site
-
-
-@pytest.fixture
-def gate(serve: Callable[..., Running]) -> Iterator[Callable[[], threading.Event]]:
-    """Makes events that threads wait for; they are set at the end in any case, so that a test which fails ends."""
-    made: list[threading.Event] = []
-
-    def make() -> threading.Event:
-        made.append(threading.Event())
-        return made[-1]
-
-    yield make
-    for event in made:
-        event.set()
 
 
 def begin(server: Running, until: Until, kind: Any = "canary", share: float | None = None, package: int = 1) -> int:
@@ -151,59 +137,32 @@ def test_coming_changing_promoting_and_going_back_drop_nothing(
     gate: Callable[[], threading.Event],
 ) -> None:
     server = serve("serve.queue=64")
-    results: list[tuple[int, str, str]] = []
-    failures: list[str] = []
-    stop = gate()
-
-    def ask(stream: bool) -> None:
-        with httpx.Client(base_url=server.url, timeout=60) as client:
-            while not stop.is_set():
-                body = {"model": "tiny", "prompt": "def f", "max_tokens": 40, "temperature": 0, "stream": stream}
-                response = client.post("/v1/completions", json=body)
-                if response.status_code != 200 or (stream and not response.text.endswith("data: [DONE]\n\n")):
-                    failures.append(response.text)
-                    continue
-                first = httpx.Response(200, text=response.text.split("\n\n")[0][6:]) if stream else response
-                text = "" if stream else response.json()["choices"][0]["text"]
-                assert int(response.headers["x-treadle-version"]) == first.json()["version"]
-                results.append((first.json()["version"], first.json()["id"], text))
-
-    threads = [threading.Thread(target=ask, args=(index % 2 == 1,)) for index in range(6)]
-    for thread in threads:
-        thread.start()
-    seen = 0
-
-    def answered(version: int, count: int) -> bool:
-        return sum(given == version for given, _, _ in results[seen:]) >= count
-
-    until(lambda: answered(1, 6))
-    begin(server, until, share=0.5)
-    worker = server.live.beside.worker
-    until(lambda: answered(2, 10))
-    known.ledger.stop_rollout("worse")
-    until(lambda: worker.done)
-    seen = len(results)
-    until(lambda: answered(1, 12))
-    assert not answered(2, 7), "those that were under way may still end"
-    begin(server, until, share=0.3)
-    worker = server.live.beside.worker
-    known.ledger.promote_candidate("better")
-    until(lambda: server.live.version.number == 2)
-    assert server.live.worker is worker, "what stood beside is live at once, it is not loaded again"
-    assert server.live.beside is None
-    seen = len(results)
-    until(lambda: answered(2, 12))
-    known.ledger.rollback("worse")
-    until(lambda: server.live.version.number == 1)
-    seen = len(results)
-    until(lambda: answered(1, 12))
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    texts = {version: {text for given, _, text in results if given == version and text} for version in (1, 2)}
+    with Crowd(server.url, 40) as crowd:
+        until(lambda: crowd.answered(1, 6))
+        begin(server, until, share=0.5)
+        worker = server.live.beside.worker
+        until(lambda: crowd.answered(2, 10))
+        known.ledger.stop_rollout("worse")
+        until(lambda: worker.done)
+        crowd.forget()
+        until(lambda: crowd.answered(1, 12))
+        assert not crowd.answered(2, 7), "those that were under way may still end"
+        begin(server, until, share=0.3)
+        worker = server.live.beside.worker
+        known.ledger.promote_candidate("better")
+        until(lambda: server.live.version.number == 2)
+        assert server.live.worker is worker, "what stood beside is live at once, it is not loaded again"
+        assert server.live.beside is None
+        crowd.forget()
+        until(lambda: crowd.answered(2, 12))
+        known.ledger.rollback("worse")
+        until(lambda: server.live.version.number == 1)
+        crowd.forget()
+        until(lambda: crowd.answered(1, 12))
+    assert crowd.failures == []
+    texts = {version: {text for given, _, text in crowd.results if given == version and text} for version in (1, 2)}
     assert [len(found) for found in texts.values()] == [1, 1], "each version's answers are its own weights'"
-    for version, id, _ in results:
+    for version, id, _ in crowd.results:
         filed = known.ledger.answer(id)
         assert (filed["version"], filed["package"]) == (version, known.packages[version - 1])
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from sites import Asks
 
 from treadle.core.errors import RequestError
 from treadle.core.layout import Layout
@@ -37,25 +38,9 @@ def asked(tokens: int, temperature: float = 0.0, top_p: float = 1.0, stops: tupl
 GREEDY = asked(40)
 
 
-class Ask:
-    """Puts prompts to an engine and collects the pieces."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
+class Ask(Asks):
     def start(self, prompt: str, settings: Settings = GREEDY) -> tuple[Answer, queue.Queue[Piece]]:
-        pieces: queue.Queue[Piece] = queue.Queue()
-        answer = self.engine.prepare(prompt, settings, pieces.put)
-        self.engine.submit(answer)
-        return answer, pieces
-
-    def finish(self, pieces: queue.Queue[Piece]) -> tuple[str, str]:
-        text = ""
-        while True:
-            piece = pieces.get(timeout=30)
-            text += piece.text
-            if piece.finish_reason:
-                return text, piece.finish_reason
+        return self.put(prompt, settings)
 
     def __call__(self, prompt: str, settings: Settings = GREEDY) -> tuple[str, str]:
         return self.finish(self.start(prompt, settings)[1])

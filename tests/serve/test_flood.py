@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sites import Clock
 
 from treadle.serve.flood import Flooded, FloodGate
 from treadle.serve.monitor import Monitor
@@ -15,18 +16,6 @@ from treadle.spec.access import Limits
 from treadle.store.keys import SCOPES, Key
 
 Serve = Callable[..., Any]
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def key(name: str, **limits: float | None) -> Key:

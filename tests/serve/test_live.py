@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sites import Crowd
 
 from treadle.core.errors import ArtifactError, UserError
 from treadle.data.shards import END_ID
@@ -30,46 +30,19 @@ def test_promote_and_roll_back_under_constant_requests(
     serve: Callable[..., Any], site: Any, until: Callable[..., None]
 ) -> None:
     running = serve("serve.queue=64")
-    results: list[tuple[int, str, str]] = []
-    failures: list[str] = []
-    stop = threading.Event()
-
-    def ask(stream: bool) -> None:
-        with httpx.Client(base_url=running.url, timeout=60) as client:
-            while not stop.is_set():
-                body = {"model": "tiny", "prompt": "def f", "max_tokens": 60, "temperature": 0, "stream": stream}
-                response = client.post("/v1/completions", json=body)
-                if response.status_code != 200 or (stream and not response.text.endswith("data: [DONE]\n\n")):
-                    failures.append(response.text)
-                    continue
-                first = httpx.Response(200, text=response.text.split("\n\n")[0][6:]) if stream else response
-                text = "" if stream else response.json()["choices"][0]["text"]
-                assert int(response.headers["x-treadle-version"]) == first.json()["version"]
-                results.append((first.json()["version"], first.json()["id"], text))
-
-    threads = [threading.Thread(target=ask, args=(index % 2 == 1,)) for index in range(6)]
-    for thread in threads:
-        thread.start()
-
-    def answered(version: int, count: int) -> bool:
-        return sum(given == version for given, _, _ in results[seen:]) >= count
-
-    seen = 0
-    until(lambda: answered(1, 12))
-    site.ledger.promote(site.packages[1], "better")
-    until(lambda: answered(2, 12))
-    seen = len(results)
-    site.ledger.rollback("worse")
-    until(lambda: answered(1, 12))
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with Crowd(running.url, 60) as crowd:
+        until(lambda: crowd.answered(1, 12))
+        site.ledger.promote(site.packages[1], "better")
+        until(lambda: crowd.answered(2, 12))
+        crowd.forget()
+        site.ledger.rollback("worse")
+        until(lambda: crowd.answered(1, 12))
+    assert crowd.failures == []
     # Which version an answer names is the one whose weights wrote it, and the ledger says the same.
-    texts = {version: Counter(text for given, _, text in results if given == version and text) for version in (1, 2)}
+    texts = {version: Counter(text for given, _, text in crowd.results if given == version and text) for version in (1, 2)}
     assert all(len(found) == 1 for found in texts.values())
     assert set(texts[1]) != set(texts[2])
-    for version, id, _ in results:
+    for version, id, _ in crowd.results:
         row = site.ledger.answer(id)
         assert (row["version"], row["package"]) == (version, site.packages[version - 1])
     until(lambda: not running.live._retired)

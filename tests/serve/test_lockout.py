@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sites import Clock
 
 from treadle.serve.lockout import LockedOut, Lockout
 from treadle.serve.monitor import Monitor
@@ -15,18 +16,6 @@ from treadle.spec import access
 
 Serve = Callable[..., Any]
 LIMIT = access.Lockout(wrong_keys=3, duration=100.0)
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +41,6 @@ def copied(site: Site, package: str) -> str:
                 (draft.path / file.name).write_bytes(file.read_bytes())
     site.ledger.record_artifact({"id": id, "kind": "package", "counts": {}, "parents": []})
     return id
-
-
-@pytest.fixture
-def gate(serve: Callable[..., Running]) -> Iterator[Callable[[], threading.Event]]:
-    """Makes events that threads wait for; they are set at the end in any case, so that a test which fails ends."""
-    made: list[threading.Event] = []
-
-    def make() -> threading.Event:
-        made.append(threading.Event())
-        return made[-1]
-
-    yield make
-    for event in made:
-        event.set()
 
 
 def begin(server: Running, until: Until, package: str, share: float | None = None) -> int:
