@@ -28,7 +28,7 @@ from treadle.store.ledger import Ledger
 MOST = 64
 """Copies that wait; more are dropped."""
 PATIENCE = 10.0
-"""Seconds that a copy waits for a moment in which no user does; then it is dropped."""
+"""Seconds in which a copy finds a moment without users, or another one where it had to give way; then it is dropped."""
 _LOOK = 0.01  # seconds between looks whether users wait
 _CLOSE = 0.01  # numbers that differ by less than this share of the larger are the same
 _log = logging.getLogger("treadle.serve")
@@ -57,7 +57,8 @@ class Asked:
 
 class Shadows:
     """Of one event loop. The candidate works while no user's answer is under way: a copy begins only then, and one that writes text
-    is broken off within a step when a user asks. What finds no such moment is dropped and counted."""
+    is broken off within a step when a user asks, to begin again later: were it dropped, only short answers would be compared on a
+    busy server. What finds no such moment in time is dropped and counted."""
 
     def __init__(self, live: LiveModel, ledger: Ledger, monitor: Monitor) -> None:
         self._live, self._ledger, self._monitor = live, ledger, monitor
@@ -95,25 +96,31 @@ class Shadows:
 
     async def _work(self) -> None:
         while self._waiting:
-            copy = self._waiting.popleft()
-            while self._live.busy and time.monotonic() < copy.until:
-                await asyncio.sleep(_LOOK)
-            beside = self._live.beside
-            rows = None
-            if beside is not None and beside.rollout.id == copy.rollout and not self._live.busy and not self._live.draining:
-                try:
-                    rows = await copy.work(beside)
-                    if rows:
-                        await anyio.to_thread.run_sync(self._ledger.record_shadows, rows)
-                except Retired:  # it was taken out meanwhile
-                    rows = None
-                except Exception as error:
-                    _log.error("a shadow answer of version %s was lost: %s", beside.rollout.version, error)
-                    rows = None
+            copy, rows = self._waiting.popleft(), None
+            try:
+                while (beside := await self._turn(copy)) and (rows := await copy.work(beside)) is None:
+                    if time.monotonic() > copy.until:
+                        break
+                if rows:
+                    await anyio.to_thread.run_sync(self._ledger.record_shadows, rows)
+            except Retired:  # it was taken out meanwhile
+                rows = None
+            except Exception as error:
+                _log.error("a shadow answer of rollout %s was lost: %s", copy.rollout, error)
+                rows = None
             if rows is None:
                 self._count("dropped")
             else:
                 self._count("filed", len(rows))
+
+    async def _turn(self, copy: _Copy) -> Beside | None:
+        """The candidate, in a moment in which no user waits; None: no such moment came in time, or it is gone."""
+        while self._live.busy and time.monotonic() < copy.until:
+            await asyncio.sleep(_LOOK)
+        beside = self._live.beside
+        if beside is None or beside.rollout.id != copy.rollout or self._live.busy or self._live.draining:
+            return None
+        return beside
 
     async def _write(self, beside: Beside, one: Finished, live_seconds: float) -> list[dict[str, Any]] | None:
         """The candidate's answer to what ``one`` answers, with the same seed and settings; None where it gave way."""
