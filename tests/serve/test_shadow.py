@@ -148,7 +148,7 @@ def test_a_shadow_gives_way_to_users_and_delays_none(
     serve: Callable[..., Running], site: Site, until: Until, monkeypatch: pytest.MonkeyPatch,
     gate: Callable[[], threading.Event],
 ) -> None:
-    """It is stuck in a step here, and users are answered all the same; when they ask, what it writes is broken off, and begins again
+    """It is stuck in a step here, and users are answered all the same; when they ask, what it writes is broken off. It begins again
     when they have been answered."""
     monkeypatch.setattr(shadow, "PATIENCE", 60.0)
     server = serve()
