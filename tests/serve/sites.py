@@ -88,7 +88,7 @@ def running(site: Site, overrides: tuple[str, ...], host: str, also: Also | None
         live.close()
         server.should_exit = True
         thread.join()
-        app.state.watch.close()
+        app.watch.close()
         listener.close()
 
 

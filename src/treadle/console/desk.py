@@ -8,8 +8,8 @@ from typing import Any
 
 import anyio.to_thread
 import jinja2
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import treadle
 from treadle.core.errors import RequestError, TreadleError, UserError
@@ -17,6 +17,7 @@ from treadle.report.html import Html, tag
 from treadle.serve.access import is_loopback
 from treadle.serve.api import Inside
 from treadle.serve.audit import note
+from treadle.serve.routes import Routes
 from treadle.serve.sessions import Session
 from treadle.store.artifacts import Store
 from treadle.store.keys import Key
@@ -39,8 +40,8 @@ Acts = Callable[[Request, bytes], dict[str, Any]]
 class Desk:
     """Adds pages (``get``) and deeds (``post``). Both run beside the event loop, since they read disk and ledger."""
 
-    def __init__(self, app: FastAPI, inside: Inside) -> None:
-        self._app = app
+    def __init__(self, routes: Routes, inside: Inside) -> None:
+        self._routes = routes
         self.inside, self.project, self.ledger = inside, inside.project, inside.ledger
         self.store = Store(inside.project.store)
         self.local = is_loopback(inside.host)
@@ -54,14 +55,17 @@ class Desk:
     def get(self, path: str, shows: Shows) -> None:
         """What a GET of ``path`` shows. What goes wrong is told on a page."""
 
-        def handle(request: Request) -> Response:
+        def show(request: Request) -> Response:
             try:
                 return shows(request)
             except TreadleError as error:
                 status = getattr(error, "status", 400 if isinstance(error, UserError) else 500)
                 return self.page(request, "error.html", "That could not be shown", status=status, error=error)
 
-        self._app.add_api_route(path, handle, methods=["GET"], include_in_schema=False)
+        async def handle(request: Request) -> Response:
+            return await anyio.to_thread.run_sync(show, request)
+
+        self._routes.get(path, handle)
 
     def post(self, path: str, acts: Acts) -> None:
         """What a POST of JSON to ``path`` does. ``UserError`` is answered 400, in OpenAI's form as all of the API is."""
@@ -76,15 +80,12 @@ class Desk:
             found = await anyio.to_thread.run_sync(act, request, await request.body())
             return JSONResponse(found, headers={"cache-control": "no-store"})
 
-        self._app.add_api_route(path, handle, methods=["POST"], include_in_schema=False)
+        self._routes.post(path, handle)
 
     def post_async(self, path: str, act: Callable[[Request], Awaitable[Response]]) -> None:
         """As ``post``, for what needs the event loop."""
 
-        async def handle(request: Request) -> Response:
-            return await act(request)
-
-        self._app.add_api_route(path, handle, methods=["POST"], include_in_schema=False)
+        self._routes.post(path, act)
 
     def page(self, request: Request, template: str, title: str, status: int = 200, **values: Any) -> Response:
         """``template`` in the console's frame."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Request
-from fastapi.responses import Response
 from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
 
 from treadle.console.desk import Desk
 from treadle.core.errors import RequestError, UserError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from fastapi import Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from treadle.console.desk import Desk
 from treadle.core.errors import RequestError

@@ -108,7 +108,7 @@ class Guard:
         """Whose request it is; None where no key is needed and none was sent that could be told. Raises ``RequestError``."""
         given = headers.get("authorization")
         if given is None and self.local:
-            if scope["method"] != "GET" and _is_console(scope["path"]):
+            if scope["method"] not in ("GET", "HEAD") and _is_console(scope["path"]):
                 check_token(headers, self.sessions.local)
             return None
         address = scope["client"][0] if scope.get("client") else ""

@@ -8,19 +8,15 @@ from functools import partial
 from typing import Any
 
 import anyio.to_thread
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from treadle.core.errors import RequestError, TreadleError
 from treadle.core.project import Project
 from treadle.serve.access import Guard
 from treadle.serve.answers import record_feedback
 from treadle.serve.completions import Desk
-from treadle.serve.failures import failure, told
 from treadle.serve.flood import FloodGate
 from treadle.serve.limits import Accounts
 from treadle.serve.live import LiveModel
@@ -29,6 +25,7 @@ from treadle.serve.monitor import Monitor
 from treadle.serve.openapi import add_openapi
 from treadle.serve.predictions import described
 from treadle.serve.route import route_of
+from treadle.serve.routes import Routes
 from treadle.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, PredictRequest, parse
 from treadle.serve.sessions import Sessions
 from treadle.serve.site import add_page
@@ -64,59 +61,47 @@ class Inside:
     sessions: Sessions
 
 
-Also = Callable[[FastAPI, Inside], None]
+Also = Callable[[Routes, Inside], None]
 """Adds routes to a server."""
+
+
+@dataclass(frozen=True)
+class App:
+    """ASGI application."""
+
+    routes: Routes
+    watch: Watch
+    outermost: ASGIApp
+    """Around the routes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.outermost(scope, receive, send)
 
 
 def make_app(
     project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str, also: Also | None = None,
     others: Sequence[str] = (),
-) -> FastAPI:
+) -> App:
     """The API and the page of ``project``, answered by ``live``, and what ``also`` adds; ``host`` is the address that is listened
     on, ``others`` are models that the same server has beside it."""
-    # FastAPI's own pages about the API load their scripts from elsewhere.
-    app = FastAPI(title=project.spec.name, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    settings = project.spec.serve
-    _add_model_routes(app, project, live, Desk(project.spec.name, settings, live, ledger, monitor, others))
-    _add_feedback(app, project, ledger, monitor)
-    watch = app.state.watch = Watch(project, live, monitor)
-    _add_health(app, live, ledger, monitor)
-    _add_status(app, Status(project, ledger, live, watch))
-    add_page(app, project, live)
-    add_openapi(app, project, live, host)
+    routes, settings = Routes(), project.spec.serve
+    _add_model_routes(routes, project, live, Desk(project.spec.name, settings, live, ledger, monitor, others))
+    _add_feedback(routes, project, ledger, monitor)
+    watch = Watch(project, live, monitor)
+    _add_health(routes, live, ledger, monitor)
+    _add_status(routes, Status(project, ledger, live, watch))
+    add_page(routes, project, live)
+    add_openapi(routes, project, live, host)
     lockout, sessions = Lockout(settings.lockout, ledger, monitor), Sessions()
     if also is not None:
-        also(app, Inside(project, ledger, live, monitor, host, lockout, sessions))
-    app.add_exception_handler(HTTPException, _no_route)
-    for kind in (RequestError, TreadleError, Exception):
-        app.add_exception_handler(kind, told)
-    app.add_middleware(
-        Guard, ledger=ledger, host=host, max_body=longest_body(project.spec),
-        lockout=lockout, sessions=sessions,
-        accounts=Accounts(ledger, settings.limits, settings.price, project.spec.plan.currency),
-    )
-    app.add_middleware(WatchRequests, watch=watch)
-    return app
+        also(routes, Inside(project, ledger, live, monitor, host, lockout, sessions))
+    accounts = Accounts(ledger, settings.limits, settings.price, project.spec.plan.currency)
+    guard = Guard(routes, ledger, host, longest_body(project.spec), accounts, lockout, sessions)
+    return App(routes, watch, WatchRequests(guard, watch))
 
 
-class _Plain(Route):
-    """A route without what FastAPI does for each request, which is a third of what a prediction takes, and nothing here uses. It
-    says in the scope which one it is, as FastAPI's do."""
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, found = super().matches(scope)
-        return match, {**found, "route": self}
-
-
-def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    cure = "docs/serve.md lists every route"
-    return failure(RequestError(f"{request.method} {request.url.path[:200]}: {error.detail}", status=error.status_code, cure=cure))
-
-
-def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Desk) -> None:
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
+def _add_model_routes(routes: Routes, project: Project, live: LiveModel, desk: Desk) -> None:
+    async def models(_: Request) -> dict[str, Any]:
         version = live.version
         model = {
             "id": project.spec.name, "object": "model", "created": version.since, "owned_by": "treadle",
@@ -144,13 +129,13 @@ def _add_model_routes(app: FastAPI, project: Project, live: LiveModel, desk: Des
         return await reply.response(request.receive)
 
     for path, act in (("predict", predict), ("embeddings", embeddings), ("completions", completions), ("chat/completions", chat)):
-        app.router.routes.append(_Plain(f"/v1/{path}", act, methods=["POST"]))
+        routes.post(f"/v1/{path}", act)
+    routes.get("/v1/models", models)
 
 
-def _add_feedback(app: FastAPI, project: Project, ledger: Ledger, monitor: Monitor) -> None:
+def _add_feedback(routes: Routes, project: Project, ledger: Ledger, monitor: Monitor) -> None:
     gate = FloodGate(project.spec.serve.limits, monitor)
 
-    @app.post("/v1/feedback")
     async def feedback(request: Request) -> dict[str, Any]:
         said = parse(FeedbackRequest, await request.body())
         key: Key | None = request.scope["treadle.key"]
@@ -163,28 +148,31 @@ def _add_feedback(app: FastAPI, project: Project, ledger: Ledger, monitor: Monit
             monitor.feedback.labels(kind).inc()
         return {"object": "feedback", "answer_id": said.answer_id, "rating": said.rating, "edited": edited, "redacted": dict(found)}
 
+    routes.post("/v1/feedback", feedback)
 
-def _add_health(app: FastAPI, live: LiveModel, ledger: Ledger, monitor: Monitor) -> None:
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
+
+def _add_health(routes: Routes, live: LiveModel, ledger: Ledger, monitor: Monitor) -> None:
+    async def healthz(_: Request) -> dict[str, Any]:
         return {"status": "ok"}
 
-    @app.get("/readyz")
-    async def readyz() -> JSONResponse:
+    async def readyz(_: Request) -> JSONResponse:
         failed = live.failed.as_dict() if live.failed else None
         detail = {"status": "draining" if live.draining else "ready", "version": live.version.number, "failed": failed}
         return JSONResponse(detail, 503 if live.draining else 200)
 
-    @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(_: Request) -> Response:
         live.measure()
         monitor.feedback_aside.clear()
         for reason, count in (await anyio.to_thread.run_sync(ledger.feedback_set_aside)).items():
             monitor.feedback_aside.labels(reason).set(count)
         return Response(monitor.text(), media_type=CONTENT_TYPE_LATEST)
 
+    for path, act in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
+        routes.get(path, act)
 
-def _add_status(app: FastAPI, status: Status) -> None:
-    @app.get("/v1/status")
-    async def now() -> JSONResponse:
+
+def _add_status(routes: Routes, status: Status) -> None:
+    async def now(_: Request) -> JSONResponse:
         return JSONResponse(await status.now(), headers={"cache-control": "no-store"})
+
+    routes.get("/v1/status", now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -45,11 +46,21 @@ def failure(error: RequestError) -> JSONResponse:
     return JSONResponse({"error": error_object(error)}, error.status, headers)
 
 
-def told(_: Request, error: Exception) -> JSONResponse:
+def told(request: Request, error: Exception) -> JSONResponse:
     """The response for any error. What went wrong on this side is for the log; the client learns that it was not at fault."""
+    if isinstance(error, HTTPException):
+        return _no_route(request, error)
     if isinstance(error, RequestError):
         return failure(error)
     if isinstance(error, TreadleError):
         one = asked()
         _log.error("request %s: %s", one.id if one else "unknown", error)
     return failure(RequestError("the server could not do that", status=500, cure="its log says why"))
+
+
+def _no_route(request: Request, error: HTTPException) -> JSONResponse:
+    cure = "docs/serve.md lists every route"
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    response = failure(RequestError(message, status=error.status_code, cure=cure))
+    response.headers.update(error.headers or {})  # which methods there are
+    return response

@@ -26,8 +26,8 @@ class SecurityHeaders:
             await self.app(scope, receive, send)
             return
         # A browser would take it for all ports of localhost, where others serve without TLS.
-        name = Headers(scope=scope).get("host", "").partition(":")[0]
-        wanted = (*PLAIN, _TLS) if scope["scheme"] == "https" and not is_loopback(name) else PLAIN
+        far = scope["scheme"] == "https" and not is_loopback(Headers(scope=scope).get("host", "").partition(":")[0])
+        wanted = (*PLAIN, _TLS) if far else PLAIN
 
         async def complete(message: Message) -> None:
             if message["type"] == "http.response.start":

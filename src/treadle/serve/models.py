@@ -63,7 +63,7 @@ class Models:
             self.lives.append(live)
             others = [name for other in every if other is not served for name in other.names]
             app = make_app(served.project, served.ledger, live, monitor, host, also, others)
-            self._watches.append(app.state.watch)
+            self._watches.append(app.watch)
             rooms.append(Room(served.names, app, served.ledger, longest_body(spec)))
         return Hall(rooms, is_loopback(host)) if len(rooms) > 1 else rooms[0].app
 

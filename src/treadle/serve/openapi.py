@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
 from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from treadle.core.project import Project
 from treadle.data.schema import Schema
@@ -18,6 +18,7 @@ from treadle.serve.access import is_loopback, scope_of
 from treadle.serve.live import LiveModel
 from treadle.serve.predictions import described
 from treadle.serve.predictor import Predictor
+from treadle.serve.routes import Routes
 from treadle.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, PredictRequest
 from treadle.serve.shapes import Json, ref, responses
 from treadle.serve.writer import Writer
@@ -92,14 +93,15 @@ ROUTES = (
 )
 
 
-def add_openapi(app: FastAPI, project: Project, live: LiveModel, host: str) -> None:
+def add_openapi(routes: Routes, project: Project, live: LiveModel, host: str) -> None:
     """Add ``/openapi.json``, which describes the version that is live."""
     keyed = not is_loopback(host)
 
-    @app.get("/openapi.json")
-    async def openapi() -> JSONResponse:
+    async def openapi(_: Request) -> JSONResponse:
         settings = project.spec.serve
         return JSONResponse(document(project.spec.name, live.worker, settings.max_tokens, keyed))
+
+    routes.get("/openapi.json", openapi)
 
 
 def document(name: str, worker: Writer | Predictor, max_tokens: int, keyed: bool) -> Json:

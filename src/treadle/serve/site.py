@@ -6,12 +6,13 @@ from collections.abc import Callable, Coroutine
 from importlib import resources
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from treadle.core.project import Project
 from treadle.serve.live import LiveModel
 from treadle.serve.predictions import described
+from treadle.serve.routes import Routes
 
 _FILES = {
     "index.html": "text/html", "docs.html": "text/html", "style.css": "text/css", "docs.css": "text/css",
@@ -30,24 +31,25 @@ _HEADERS = {
 }
 
 
-def add_page(app: FastAPI, project: Project, live: LiveModel) -> None:
+def add_page(routes: Routes, project: Project, live: LiveModel) -> None:
     """Add ``/`` and ``/docs``, and what they load."""
     folder = resources.files("treadle.serve") / "page"
     for name, kind in _FILES.items():
         response = Response((folder / name).read_bytes(), media_type=kind, headers=_HEADERS)
-        app.get(_PATHS.get(name, f"/page/{name}"))(_always(response))
+        routes.get(_PATHS.get(name, f"/page/{name}"), _always(response))
 
-    @app.get("/page/config.json")
-    async def config() -> dict[str, Any]:
+    async def config(_: Request) -> dict[str, Any]:
         settings = project.spec.serve
         return {
             "model": project.spec.name, "version": live.version.number, "store": settings.store,
             "max_tokens": settings.max_tokens, **described(live.worker),
         }
 
+    routes.get("/page/config.json", config)
 
-def _always(response: Response) -> Callable[[], Coroutine[Any, Any, Response]]:
-    async def give() -> Response:
+
+def _always(response: Response) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def give(_: Request) -> Response:
         return response
 
     return give

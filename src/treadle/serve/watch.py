@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from treadle.core.errors import TreadleError
 from treadle.core.project import Project, filled
 from treadle.data.reference import Thing
 from treadle.serve.alerts import Alerts, Event, conditions
@@ -119,9 +121,10 @@ class WatchRequests:
         try:
             await self.app(scope, receive, noted)
         except Exception as error:
-            _log.exception("request %s failed", one.id)
-            one.status = 500
+            if begun or not isinstance(error, HTTPException | TreadleError):
+                _log.exception("request %s failed", one.id)
             if begun:
+                one.status = 500
                 raise  # the connection ends, so that no one takes what there is for the whole
             await told(Request(scope), error)(scope, receive, noted)
         finally:
