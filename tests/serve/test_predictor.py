@@ -72,6 +72,26 @@ def test_what_is_asked_in_one_turn_of_the_loop_is_one_batch_with_the_answers_of_
     assert told(found) == [told(predict(made.network, made.schema, [row]))[0] for row in asked]
 
 
+def test_what_turns_of_the_loop_bring_one_after_the_other_is_one_batch(made: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a busy server; and where a turn brings nothing, nothing more is waited for."""
+    batches: list[int] = []
+    monkeypatch.setattr(module, "predict", lambda network, schema, part: batches.append(len(part)) or [{} for _ in part])
+    row = plain(made, 1)
+
+    async def ask() -> None:
+        futures = []
+        for _ in range(5):
+            futures.append(made.answer(row))
+            await asyncio.sleep(0)  # a turn
+        for _ in range(3):
+            await asyncio.sleep(0)
+        futures.append(made.answer(row))
+        await asyncio.gather(*futures)
+
+    asyncio.run(ask())
+    assert batches == [5, 1]
+
+
 def test_more_than_a_quick_batch_is_computed_in_several_turns(made: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_QUICK_ROWS", 4)
     asked, order = plain(made, 6), []

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from treadle.core.errors import UserError, WorkError
 from treadle.store.ledger import Ledger
+from treadle.store.tables import random_id
 
 Open = Callable[[], Ledger]
 
@@ -270,3 +271,14 @@ def test_a_store_that_is_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("")
     with pytest.raises(WorkError, match="cannot write to"):
         Ledger(tmp_path / "store")
+
+
+def test_ids_sort_by_their_time_and_cannot_be_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = [1, 10**6, 10**18, 10**18 + 10**6, 2 * 10**18]  # ns
+    monkeypatch.setattr("treadle.store.tables.time.time_ns", lambda: next(clock))
+    clock = iter(moments)
+    ids = [random_id("pred") for _ in moments]
+    assert ids == sorted(ids)
+    assert {(id[:5], len(id)) for id in ids} == {("pred-", 41)}
+    clock = iter([10**18] * 1000)
+    assert len({random_id("pred")[-24:] for _ in range(1000)}) == 1000

@@ -73,6 +73,11 @@ class Schema:
         return found
 
     @cached_property
+    def asked(self) -> dict[str, Field]:
+        """Of ``by_column`` what a model is asked with: not the columns with right answers."""
+        return {column: field for column, field in self.by_column.items() if column not in self.answers}
+
+    @cached_property
     def answers(self) -> frozenset[str]:
         """Columns with right answers."""
         return frozenset(column for target in self.targets.values() for column in target.columns)
@@ -86,9 +91,7 @@ class Schema:
         """A row as it comes -> plain columns. Raises ``BadValue``, whose detail names the column. Without ``answers`` only the
         inputs' columns are read."""
         plain = {}
-        for column, field in self.by_column.items():
-            if not answers and column in self.answers:
-                continue
+        for column, field in (self.by_column if answers else self.asked).items():
             try:
                 plain[column] = field.parse(raw.get(column))
             except BadValue as error:

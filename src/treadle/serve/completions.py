@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -36,6 +35,7 @@ from treadle.serve.shadow import Asked, Shadows
 from treadle.serve.writer import Answer, Piece, Settings, Writer
 from treadle.spec.stages import Serve
 from treadle.store.ledger import Ledger
+from treadle.store.tables import random_id
 
 _TOKENS = 16  # OpenAI's default for max_tokens of a completion
 _FEW, _SHORT = 8, 1000  # records, and characters of a value, that are read on the event loop
@@ -127,7 +127,7 @@ class Desk:
                     begun.answer.cancel()
                 raise
             again = _again(prompt, replace(one, seed=answer.seed))
-            id = f"{form.prefix}-{secrets.token_hex(16)}"
+            id = random_id(form.prefix)
             finished.append(Finished(id, engine, answer, text, stored, route.rollout, again))
         ended = functools.partial(self._ended, route)
         return Reply(request.model, self.filer, self.monitor, finished, request, form, pieces, ended)
@@ -220,8 +220,11 @@ def _few(raw: Sequence[Columns]) -> bool:
     """Whether so little is asked about that it is read sooner than a thread has begun."""
     if len(raw) > _FEW:
         return False
-    long = (value for row in raw for value in row.values() if not isinstance(value, int | float))
-    return all(len(value if isinstance(value, str) else str(value)) <= _SHORT for value in long)
+    for row in raw:
+        for value in row.values():
+            if not isinstance(value, (int, float)) and len(value if isinstance(value, str) else str(value)) > _SHORT:
+                return False
+    return True
 
 
 async def _aside(few: bool, work: Callable[[], T]) -> T:

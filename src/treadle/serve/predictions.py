@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from treadle.data.targets.embedding import EmbeddingTarget
 from treadle.data.targets.tags import TagsTarget, moved_spans
 from treadle.serve.predictor import Prediction, Predictor, Row
 from treadle.serve.writer import Writer
+from treadle.store.tables import random_id
 
 
 def described(worker: Writer | Predictor) -> dict[str, Any]:
@@ -58,21 +58,13 @@ def _choices(field: Any) -> list[str]:
 
 def parse_rows(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Plain columns of every row. Raises ``RequestError`` 422 with the name of the first column at fault."""
-    wanted = [column for column in schema.by_column if column not in schema.answers]
     plain: list[Row] = []
     for place, row in enumerate(rows):
         where = f" of record {place}" if len(rows) > 1 else ""
-        for column in wanted:
-            if column not in row:
-                cure = "send every column; null says that its value is missing"
-                raise RequestError(f"column {column!r}{where} is not there", status=422, field=column, cure=cure)
-        for column in row:
-            if column not in schema.by_column:
-                near = difflib.get_close_matches(column, wanted, n=1)
-                cure = f"did you mean {near[0]!r}?" if near else f"columns: {', '.join(wanted)}"
-                raise RequestError(f"column {column[:80]!r}{where} is not known", status=422, field=column[:80], cure=cure)
+        if row.keys() != schema.asked.keys():
+            _check_columns(schema, row, where)
         try:
-            _check_forms(schema, row, wanted)
+            _check_forms(schema, row)
             plain.append(schema.parse(row, answers=False))
         except BadValue as error:
             column, _, detail = error.detail.partition(": ")
@@ -84,13 +76,27 @@ def parse_rows(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return plain
 
 
-def _check_forms(schema: Schema, row: Mapping[str, Any], columns: Sequence[str]) -> None:
+def _check_columns(schema: Schema, row: Mapping[str, Any], where: str) -> None:
+    """Every column that is asked for must be there, and no other than those of the schema. Raises ``RequestError`` 422."""
+    for column in schema.asked:
+        if column not in row:
+            cure = "send every column; null says that its value is missing"
+            raise RequestError(f"column {column!r}{where} is not there", status=422, field=column, cure=cure)
+    for column in row:
+        if column not in schema.by_column:
+            near = difflib.get_close_matches(column, schema.asked, n=1)
+            cure = f"did you mean {near[0]!r}?" if near else f"columns: {', '.join(schema.asked)}"
+            raise RequestError(f"column {column[:80]!r}{where} is not known", status=422, field=column[:80], cure=cure)
+
+
+def _check_forms(schema: Schema, row: Mapping[str, Any]) -> None:
     """A list or an object where one value belongs is a mistake, though its text could be taken for a name. Raises ``BadValue``."""
-    for column in columns:
-        field, value = schema.by_column[column], row[column]
-        parts = value if isinstance(value, list) and isinstance(field, SetField) else [value]
-        if not isinstance(field, _OWN_FORMS) and any(isinstance(part, list | dict) for part in parts):
-            raise BadValue("a list or an object, where one value is wanted", column)
+    for column, value in row.items():
+        if isinstance(value, (list, dict)) and column in schema.asked:
+            field = schema.asked[column]
+            parts = value if isinstance(value, list) and isinstance(field, SetField) else [value]
+            if not isinstance(field, _OWN_FORMS) and any(isinstance(part, (list, dict)) for part in parts):
+                raise BadValue("a list or an object, where one value is wanted", column)
 
 
 _OWN_FORMS = (EventsField, ImageField, AudioField)
@@ -130,7 +136,7 @@ def prediction_rows(
     started: float, rollout: int | None,
 ) -> list[dict[str, Any]]:
     """One answer per record as the ledger keeps it: its columns, redacted, and its answers only where ``stored``."""
-    ids = [f"pred-{secrets.token_hex(16)}" for _ in rows]
+    ids = [random_id("pred") for _ in rows]
     seconds = (time.monotonic() - started) / len(rows)
     prompts: list[str | None] = [None] * len(rows)
     kept: list[tuple[str | None, dict[str, Any]]] = [(None, {})] * len(rows)

@@ -98,8 +98,8 @@ class Predictor:
         return future
 
     def answer(self, rows: Sequence[Row], asker: Asker | None = None) -> asyncio.Future[list[Prediction]]:
-        """As ``submit``, on the event loop that it is called from: what comes in one turn of the loop is one batch. For few rows of
-        a ``quick`` model."""
+        """As ``submit``, on the event loop that it is called from: what comes in turns of the loop that each bring something is one
+        batch. For few rows of a ``quick`` model."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Prediction]] = loop.create_future()
         with self._wake:
@@ -108,7 +108,7 @@ class Predictor:
             if self.waiting >= self._line.most:
                 raise self._line.full(self._seconds)
             if not self._gathered:
-                loop.call_soon(self._answer_gathered)
+                loop.call_soon(self._gather, 0)
             self._gathered.append(_Asked(rows, future, asker or Asker()))
         return future
 
@@ -131,6 +131,14 @@ class Predictor:
     def done(self) -> bool:
         """Whether a retired predictor has finished."""
         return not self._thread.is_alive() and not self._gathered
+
+    def _gather(self, known: int) -> None:
+        """Have what is there answered, unless there is more than the ``known`` of one turn before: then the next turn may bring yet
+        more, and two batches take nearly twice as long as one."""
+        if known < len(self._gathered) < _QUICK_ROWS:
+            asyncio.get_running_loop().call_soon(self._gather, len(self._gathered))
+        else:
+            self._answer_gathered()
 
     def _answer_gathered(self) -> None:
         taken, count = list[_Gathered](), 0

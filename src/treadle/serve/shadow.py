@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from treadle.serve.route import Route
 from treadle.serve.version import Retired
 from treadle.serve.writer import Piece, Writer
 from treadle.store.ledger import Ledger
+from treadle.store.tables import random_id
 
 MOST = 64
 """Copies that wait; more are dropped."""
@@ -183,7 +183,7 @@ class Shadows:
     ) -> dict[str, Any]:
         rollout = beside.rollout
         return {
-            "id": f"shadow-{secrets.token_hex(16)}", "answer": answer, "rollout": rollout.id, "version": rollout.version,
+            "id": random_id("shadow"), "answer": answer, "rollout": rollout.id, "version": rollout.version,
             "package": rollout.package, "text": text, "agreement": alike, "seconds": seconds, "live_seconds": live_seconds,
             "finish_reason": reason,
         }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import secrets
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -109,6 +111,12 @@ audit = sa.Table(
     sa.Column("action", sa.String(40), nullable=False), sa.Column("detail", sa.JSON, nullable=False),
     sa.Column("previous", sa.String(64)), sa.Column("hash", sa.String(64)),  # see trail.py, which alone writes here
 )
+
+
+def random_id(prefix: str) -> str:
+    """A new id, which no one can guess (96 random bits behind the time, in ms), and which a database files beside the newest ones:
+    where ids are random from their first digit, every row changes another page of the index (RFC 9562, 2.1)."""
+    return f"{prefix}-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(12)}"
 
 
 def now() -> datetime:
