@@ -4,7 +4,8 @@
 
 The model is that of the recipe credit-risk with the network of the whole recipe, trained for a moment on its sample. Each client
 keeps one connection, sends a record, reads the answer, and sends the next; every answer stands in the ledger before it is given,
-which is counted at the end. Clients run in a process of their own on the same machine.
+which is counted at the end. Clients run in a process of their own on the same machine; in each round they ask without a key, and
+then all of them with the same key, whose use is counted too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from datetime import date
 from pathlib import Path
 
 from raw_http import Line, request, run, serve
@@ -56,9 +58,9 @@ async def client(url: str, requests: list[bytes], until: float, seconds: list[fl
     line.close()
 
 
-async def load(url: str, clients: int, length: float) -> None:
+async def load(url: str, clients: int, length: float, key: str | None) -> None:
     """One measurement, printed as JSON."""
-    requests = [request("/v1/predict", {"inputs": record}) for record in records(url)[:100]]
+    requests = [request("/v1/predict", {"inputs": record}, key) for record in records(url)[:100]]
     seconds: list[list[float]] = [[] for _ in range(clients)]
     start = time.perf_counter()
     await asyncio.gather(*(client(url, requests[n:] + requests[:n], start + length, seconds[n]) for n in range(clients)))
@@ -82,9 +84,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--load", metavar="URL", help=argparse.SUPPRESS)
+    parser.add_argument("--key", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.load:
-        run(load(given.load, given.clients, given.seconds))
+        run(load(given.load, given.clients, given.seconds, given.key))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "credit-risk"
@@ -93,20 +96,26 @@ def main() -> None:
         words = [sys.executable, __file__, "--clients", str(given.clients), "--load", url, "--seconds"]
         subprocess.run([*words, "1"], check=True, stdout=subprocess.DEVNULL)
         ledger = Ledger(load_project(folder).store)
-        before, rounds = ledger.totals()["answers"], []
+        before, key = ledger.totals()["answers"], ledger.add_key("clients")
+        rounds: dict[str, list[dict[str, float]]] = {"without a key": [], "with a key": []}
         for _ in range(given.rounds):
-            done = subprocess.run([*words, str(given.seconds)], check=True, stdout=subprocess.PIPE, text=True)
-            rounds.append(json.loads(done.stdout))
-            print(rounds[-1], file=sys.stderr)
+            for name, more in zip(rounds, ([], ["--key", key]), strict=True):
+                done = subprocess.run([*words, str(given.seconds), *more], check=True, stdout=subprocess.PIPE, text=True)
+                rounds[name].append(json.loads(done.stdout))
+                print(name, rounds[name][-1], file=sys.stderr)
         filed = ledger.totals()["answers"] - before
         server.terminate()
         server.wait()
-    assert filed == sum(one["count"] for one in rounds), "an answer is missing in the ledger"
+        used = sum(row["predictions"] for row in ledger.use_since(date.min))
+    assert filed == sum(one["count"] for name in rounds for one in rounds[name]), "an answer is missing in the ledger"
+    assert used == sum(one["count"] for one in rounds["with a key"]), "the key's use is not what it asked"
     print(heading(f"Predictions one by one, {given.clients} clients, {given.seconds:g} s, {given.rounds} rounds.", {}))
-    for what, unit, factor in (("rate", "predictions/s", 1), ("p50", "ms", 1000), ("p99", "ms", 1000)):
-        values = [factor * one[what] for one in rounds]
-        print(f"{what}: {statistics.median(values):,.1f} {unit} ({min(values):,.1f} to {max(values):,.1f})")
-    print(f"{filed:,} answers, all of them in the ledger")
+    for name, found in rounds.items():
+        print(f"\n{name}")
+        for what, unit, factor in (("rate", "predictions/s", 1), ("p50", "ms", 1000), ("p99", "ms", 1000)):
+            values = [factor * one[what] for one in found]
+            print(f"  {what}: {statistics.median(values):,.1f} {unit} ({min(values):,.1f} to {max(values):,.1f})")
+    print(f"\n{filed:,} answers, all of them in the ledger, and {used:,} counted for the key")
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ import uvloop
 run = uvloop.run
 
 
-def request(path: str, body: Any) -> bytes:
-    """A POST of ``body`` as JSON."""
+def request(path: str, body: Any, key: str | None = None) -> bytes:
+    """A POST of ``body`` as JSON, by the owner of ``key`` if there is one."""
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-    return head.encode() + content
+    said = ["Host: localhost", "Content-Type: application/json", f"Content-Length: {len(content)}"]
+    said += [f"Authorization: Bearer {key}"] if key else []
+    return "\r\n".join([f"POST {path} HTTP/1.1", *said, "\r\n"]).encode() + content
 
 
 class Line:

@@ -141,6 +141,28 @@ def test_what_other_servers_of_the_ledger_answered_counts(site: Any) -> None:
         asyncio.run(answer(one))
 
 
+def test_use_goes_into_the_ledger_in_few_transactions_and_all_of_it(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [site.ledger.find_key(site.ledger.add_key(name)) for name in ("alice", "bob")]
+    real, written = site.ledger.record_uses, list[Any]()
+    monkeypatch.setattr(site.ledger, "record_uses", lambda added: written.append(added) or real(added))
+
+    async def answer(accounts: Accounts, key: Any) -> None:
+        async with accounts.asking(key) as taken:
+            taken.answered, taken.predictions = True, 2
+
+    async def many() -> None:
+        accounts = Accounts(site.ledger, access.Limits(), access.Price(), "EUR")
+        await asyncio.gather(*(answer(accounts, keys[number % 2]) for number in range(40)))
+        assert written == [], "no answer waits for it"
+        while not written:
+            await asyncio.sleep(0.01)
+        await answer(accounts, keys[0])  # and then the loop ends
+
+    asyncio.run(many())
+    assert len(written) == 2
+    assert site.ledger.use_on(datetime.now(UTC).date()) == {"alice": Use(21, 0, 42), "bob": Use(20, 0, 40)}
+
+
 def test_tokens_and_money_per_day(serve: Serve, site: Any) -> None:
     by_tokens = site.ledger.add_key("alice", limits={"tokens_per_day": 1})
     running = serve("serve.price.tokens=1000", "serve.limits.money_per_day=1.5", "plan.currency=CHF")
@@ -180,6 +202,6 @@ def test_a_ledger_that_cannot_be_written_withholds_no_answer(serve: Serve, site:
     def full(*_: Any) -> None:
         raise WorkError("the ledger cannot be written: disk full")
 
-    monkeypatch.setattr(site.ledger, "record_use", full)
+    monkeypatch.setattr(site.ledger, "record_uses", full)
     assert [ask(running, secret).status_code for _ in range(2)] == [200, 200]
     refused(ask(running, secret), "2 requests per day")

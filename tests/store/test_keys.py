@@ -99,16 +99,16 @@ def test_use_is_summed_by_key_and_day(open_ledger: Open) -> None:
         ledgers[0].add_key(name, limits={"concurrent": 2, "tokens_per_day": None})
     monday, tuesday = date(2026, 5, 4), date(2026, 5, 5)
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda n: ledgers[n % 3].record_use("alice", monday, Use(1, n, 2)), range(30)))
-    assert ledgers[1].record_use("alice", tuesday, Use(1, 5_000_000_000, 0)) == Use(1, 5_000_000_000, 0)
-    assert ledgers[1].record_use("bob", monday, Use(0, 3, 0)) == Use(0, 3, 0)
-    assert ledgers[2].record_use("bob", monday, Use(1, 4, 1)) == Use(1, 7, 1)
+        list(pool.map(lambda n: ledgers[n % 3].record_uses({("alice", monday): Use(1, n, 2)}), range(30)))
+    assert ledgers[1].record_uses({("alice", tuesday): Use(1, 5_000_000_000, 0)}) == {("alice", tuesday): Use(1, 5_000_000_000, 0)}
+    assert ledgers[1].record_uses({("bob", monday): Use(0, 3, 0)}) == {("bob", monday): Use(0, 3, 0)}
+    assert ledgers[2].record_uses({("bob", monday): Use(1, 4, 1)}) == {("bob", monday): Use(1, 7, 1)}
     assert open_ledger().use_on(monday) == {"alice": Use(30, sum(range(30)), 60), "bob": Use(1, 7, 1)}
     assert ledgers[0].use_on(date(2026, 5, 6)) == {}
     listed = ledgers[0].list_keys()
     assert [(row["name"], row["last_used"]) for row in listed] == [("alice", tuesday), ("bob", monday), ("carol", None)]
     assert listed[0]["limits"] == {"concurrent": 2, "tokens_per_day": None}
-    ledgers[0].record_use("carol", datetime.now(UTC).date(), Use(1, 2, 3))
+    ledgers[0].record_uses({("carol", datetime.now(UTC).date()): Use(1, 2, 3)})
     assert ledgers[0].list_keys()[2]["today"] == {"requests": 1, "tokens": 2, "predictions": 3}
 
 

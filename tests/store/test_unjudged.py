@@ -32,7 +32,7 @@ def test_use_is_told_by_key_and_day_the_newest_first(ledger: Any) -> None:
     for name in ("b", "a"):
         ledger.add_key(name)
     for name, back, tokens in (("b", 0, 5), ("a", 0, 7), ("a", 1, 11), ("a", 40, 13), ("a", 1, 2)):
-        ledger.record_use(name, today - timedelta(days=back), Use(1, tokens, 0))
+        ledger.record_uses({(name, today - timedelta(days=back)): Use(1, tokens, 0)})
     rows = ledger.use_since(today - timedelta(days=29))
     found = [(row["key"], (today - row["day"]).days, row["requests"], row["tokens"]) for row in rows]
     assert found == [("a", 0, 1, 7), ("b", 0, 1, 5), ("a", 1, 2, 13)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import deque
@@ -16,11 +15,10 @@ import anyio.to_thread
 
 from treadle.core.errors import RequestError, UserError
 from treadle.serve.line import Asker
+from treadle.serve.uses import Uses
 from treadle.spec import access
 from treadle.store.keys import Key, Use
 from treadle.store.ledger import Ledger
-
-_log = logging.getLogger("treadle.serve")
 
 
 class Limited(RequestError):
@@ -114,6 +112,15 @@ class _Account:
     use: Use = field(default_factory=Use)
     """Of ``day``."""
 
+    _key: Key | None = None
+    _limits: access.Limits = field(default_factory=access.Limits)
+
+    def limits(self, key: Key, usual: access.Limits) -> access.Limits:
+        """What holds for ``key``: its own limits, else the ``usual`` ones."""
+        if key is not self._key:
+            self._key, self._limits = key, usual.model_copy(update=dict(key.limits))
+        return self._limits
+
     def begin(self, day: date) -> None:
         if self.day != day:
             self.day, self.use = day, Use()
@@ -131,6 +138,7 @@ class Accounts:
     def __init__(self, ledger: Ledger, limits: access.Limits, price: access.Price, currency: str) -> None:
         self._ledger, self._limits, self._price, self._currency = ledger, limits, price, currency
         self._accounts: dict[str, _Account] = {}  # by keys of the ledger, so no one makes it grow by asking
+        self._uses = Uses(ledger, lambda name, day, use: self._accounts[name].know(day, use))
 
     @asynccontextmanager
     async def asking(self, key: Key) -> AsyncIterator[Taken]:
@@ -139,7 +147,7 @@ class Accounts:
         if account.day != (day := _today()):
             found = await anyio.to_thread.run_sync(self._ledger.use_on, day)
             account.know(day, found.get(key.name, Use()))
-        limits = self._limits.model_copy(update=dict(key.limits))
+        limits = account.limits(key, self._limits)
         self._check(key, account, limits)
         account.requests.add(1)
         account.under_way += 1
@@ -151,19 +159,15 @@ class Accounts:
             _taken.reset(token)
             account.under_way -= 1
             account.tokens.add(taken.tokens + taken.predictions)
-            await self._file(key.name, account, Use(int(taken.answered), taken.tokens, taken.predictions))
+            self._count(key.name, account, Use(int(taken.answered), taken.tokens, taken.predictions))
 
-    async def _file(self, name: str, account: _Account, use: Use) -> None:
-        """Count ``use`` here at once, and in the ledger, whose sum has what other servers answered too."""
+    def _count(self, name: str, account: _Account, use: Use) -> None:
+        """Count ``use`` here at once, and soon in the ledger, whose sum has what other servers answered too."""
         day = _today()
         account.begin(day)
         account.use += use
-        if use == Use():
-            return
-        try:
-            account.know(day, await anyio.to_thread.run_sync(self._ledger.record_use, name, day, use))
-        except Exception as error:
-            _log.error("what the key %r has used could not be written to the ledger: %s", name, error)
+        if use != Use():
+            self._uses.add(name, day, use)
 
     def _check(self, key: Key, account: _Account, limits: access.Limits) -> None:
         """Raises ``Limited`` for the first limit that is reached. What is under way when one is reached is finished."""

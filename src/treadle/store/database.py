@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Database:
             if self._engine.dialect.name == "sqlite":
                 sa.event.listen(self._engine, "connect", _tune_sqlite)
                 sa.event.listen(self._engine, "begin", _begin_sqlite)
+            self._turn: AbstractContextManager[Any] = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
             self._create_tables()
         except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
             cure = "check 'ledger:' and that its server runs"
@@ -70,9 +72,10 @@ class Database:
 
     @contextmanager
     def _write(self, alone_on: sa.Table | None = None) -> Iterator[Connection]:
-        """One transaction. SQLite has one writer at a time; a server lets others wait where ``alone_on`` is read, then written."""
+        """One transaction. SQLite has one writer at a time, and others look for their turn in pauses that grow to 100 ms: threads
+        of this process take turns by a lock instead. A server lets others wait where ``alone_on`` is read, then written."""
         try:
-            with self._engine.execution_options(writes=True).begin() as connection:
+            with self._turn, self._engine.execution_options(writes=True).begin() as connection:
                 if alone_on is not None:
                     lock(connection, alone_on)
                 yield connection

@@ -111,13 +111,17 @@ class Keys(Database):
                 found = row
         return None if found is None else _key(found)
 
-    def record_use(self, name: str, day: date, use: Use) -> Use:
-        """Add ``use`` to what key ``name`` had on ``day`` (UTC), and give the sum, other servers' of the same ledger included."""
+    def record_uses(self, added: Mapping[tuple[str, date], Use]) -> dict[tuple[str, date], Use]:
+        """Add to what each key had on a day (UTC), all or none, and give the sums, other servers' of the same ledger included."""
+        found = {}
         with self._write() as connection:
-            insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(uses)
-            sums = {column: uses.c[column] + insert.excluded[column] for column in vars(use)}
-            added = insert.values(key=name, day=day, **vars(use)).on_conflict_do_update(index_elements=["key", "day"], set_=sums)
-            return Use(*connection.execute(added.returning(uses.c.requests, uses.c.tokens, uses.c.predictions)).one())
+            for (name, day), use in sorted(added.items()):  # in one order, lest two servers wait for each other
+                insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(uses)
+                sums = {column: uses.c[column] + insert.excluded[column] for column in vars(use)}
+                row = insert.values(key=name, day=day, **vars(use)).on_conflict_do_update(index_elements=["key", "day"], set_=sums)
+                told = connection.execute(row.returning(uses.c.requests, uses.c.tokens, uses.c.predictions)).one()
+                found[name, day] = Use(*told)
+        return found
 
     def use_on(self, day: date) -> dict[str, Use]:
         """What each key was used for on ``day`` (UTC); keys that were not used are left out."""
