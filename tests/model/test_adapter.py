@@ -18,7 +18,7 @@ from treadle.core import native
 from treadle.core.errors import ArtifactError, UserError
 from treadle.model.adapter import CONFIG, PRODUCTS, WEIGHTS, Adapter
 from treadle.model.decoder import decoder_of
-from treadle.model.layers.quantized import quantize_modules
+from treadle.model.layers.quantized import quantize_language
 from treadle.model.memory import Part
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.paged import Paged
@@ -119,8 +119,8 @@ def test_what_is_added_to_rounded_weights_is_the_same(tmp_path: Path, model: Lan
         given.data = given.data.bfloat16().float()
     tensors = write(tmp_path, base, 2, size=0.3)
     plain, more = expected(base, text(3)), expected(merged(base, tensors, 3.0), text(3))
-    if kind == "int8":
-        quantize_modules(base)
+    if kind in ("int8", "int4"):
+        quantize_language(base, kind)
     held = memory(base, [Adapter.load(tmp_path, "polite", SHAPE)])
     assert held.decoder.kind == {"bf16": torch.bfloat16, "int8": torch.int8}[kind]
     error = (scores(held, base, text(3), 0) - more).abs().max()
@@ -128,11 +128,11 @@ def test_what_is_added_to_rounded_weights_is_the_same(tmp_path: Path, model: Lan
     assert (scores(held, base, text(3), -1) - plain).abs().max() < 0.1 * (more - plain).abs().max()
 
 
-@pytest.mark.parametrize("kind", ["float32", "int8"])
+@pytest.mark.parametrize("kind", ["float32", "int8", "int4"])
 def test_each_text_has_its_own_adapter_whatever_is_read_beside_it(model: LanguageModel, tmp_path: Path, kind: str) -> None:
     base = copy.deepcopy(model)
-    if kind == "int8":
-        quantize_modules(base)
+    if kind in ("int8", "int4"):
+        quantize_language(base, kind)
     for name, rank in (("a", 2), ("b", 7)):
         write(tmp_path / name, model, rank, rank=rank)
     adapters = [Adapter.load(tmp_path / name, name, SHAPE) for name in "ab"]

@@ -14,8 +14,9 @@ from tiny import SHAPE
 from treadle.core.errors import ArtifactError
 from treadle.data.tokenizer import encode_all, train_tokenizer
 from treadle.model.generate import generate
-from treadle.model.hub import load_model, save_model
-from treadle.model.layers.quantized import Int8Linear, quantize_modules
+from treadle.model.hub import load_model, load_shape, save_model
+from treadle.model.layers.four_bits import Int4Linear
+from treadle.model.layers.quantized import Int8Linear, quantize_language
 from treadle.model.model import make_model
 from treadle.spec.shape import Shape
 
@@ -71,14 +72,16 @@ def test_weights_of_others_load(tmp_path: Path):
         assert (theirs(tokens).logits - ours.logits(tokens)).abs().max() < 1e-4
 
 
-def test_int8_comes_back_as_it_was_saved(tmp_path: Path):
+@pytest.mark.parametrize(("kind", "layer"), [("int8", Int8Linear), ("int4", Int4Linear)])
+def test_quantised_weights_come_back_as_they_were_saved(tmp_path: Path, kind: str, layer: type):
     model = make_model(SHAPE, 0).eval()
-    quantize_modules(model)
+    quantize_language(model, kind)
     save_model(model, tmp_path)
     loaded = load_model(tmp_path)
     tokens = torch.randint(0, 300, (1, 9))
     assert torch.equal(model.logits(tokens), loaded.logits(tokens))
-    assert isinstance(loaded.trunk.layers[0].mlp.up_proj, Int8Linear)
+    assert isinstance(loaded.trunk.layers[0].mlp.up_proj, layer)
+    assert load_shape(tmp_path)[1] == kind
 
 
 def _saved(folder: Path) -> Path:

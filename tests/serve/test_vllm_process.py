@@ -22,7 +22,7 @@ from stands import PLAIN, PROMPT, Ask, Stand, text_of
 from treadle.core.errors import RequestError, UserError, WorkError
 from treadle.data.tokenizer import load_tokenizer, token_bytes
 from treadle.model.hub import load_model, save_model
-from treadle.model.layers.quantized import quantize_modules
+from treadle.model.layers.quantized import quantize_language
 from treadle.model.network import FILE as NETWORK
 from treadle.model.sampling import Sampling
 from treadle.serve import vllm as module
@@ -219,17 +219,18 @@ def test_without_the_program_the_cure_is_told(stand: Stand, monkeypatch: pytest.
     assert make_vllm()()[1] == "length"  # found by its name
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_packages_that_vllm_cannot_open_are_refused_before_it_is_started(
-    stand: Stand, make_vllm: Callable[..., Ask], tmp_path: Path
+    stand: Stand, make_vllm: Callable[..., Ask], tmp_path: Path, kind: str
 ) -> None:
     model = load_model(stand.package)
-    quantize_modules(model)
+    quantize_language(model, kind)
     tokenizer = (stand.package / "tokenizer.json").read_text()
-    stand.package = tmp_path / "int8"
+    stand.package = tmp_path / kind
     stand.package.mkdir()
     save_model(model, stand.package)
     (stand.package / "tokenizer.json").write_text(tokenizer)
-    with pytest.raises(UserError, match="int8") as caught:
+    with pytest.raises(UserError, match=kind) as caught:
         make_vllm()
     assert "compress: {quantize: none}" in caught.value.cure
     (stand.package / NETWORK).write_text("{}")

@@ -132,6 +132,14 @@ def test_a_model_that_vllm_serves_is_packaged_as_it_was_trained() -> None:
     assert records.compress.quantize is None  # type: ignore[union-attr]
 
 
+def test_four_bits_are_for_language_models_alone() -> None:
+    text = "name: a\ndata: {sources: [{files: x, licence: MIT}]}\ncompress: {quantize: int4}\n"
+    assert read(text + "model: {trunk: {transformer: {depth: 1}}}\n", "f.yaml").compress.quantize == "int4"  # type: ignore[union-attr]
+    for model in ("{trunk: {recurrent: {}}}", "{inputs: {a: number}, trunk: {mlp: {}}, heads: {b: binary}}"):
+        (problem,) = read(text.replace("files", "table" if "a:" in model else "files") + f"model: {model}\n", "f.yaml")  # type: ignore[misc]
+        assert (problem.key, "int4 is for language models" in problem.message) == ("compress.quantize", True)
+
+
 def test_a_contradiction_of_a_file_stands_where_it_is_written() -> None:
     text = "name: a\ndata: {sources: [{files: x, licence: MIT}]}\nmodel:\n  trunk:\n    transformer: {depth: 1,\n width: 65}\n"
     (problem,) = read(text, "f.yaml")  # type: ignore[misc]

@@ -76,6 +76,8 @@ EACH = [
      '(is {"engine": "vllm", "engine_options": ["--api_key=x"]})', "write it in that form"),
     ("compress: {quantize: int8}\nserve: {engine: vllm}", "6:22 compress.quantize: vLLM, which serve.engine names, cannot open "
      "int8 weights: leave it out", AGREE),
+    ("compress: {quantize: int4}\nserve: {engine: vllm}", "6:22 compress.quantize: vLLM, which serve.engine names, cannot open "
+     "int4 weights: leave it out", AGREE),
     # wrong types and values
     ("seed: two", '6:7 seed: must be a whole number (is "two")', "write it without quotes, like 4"),
     ("seed: '2'", '6:7 seed: must be a whole number (is "2")', "write it without quotes, like 4"),

@@ -28,7 +28,7 @@ class MaskedPacking(Packing):
     def load(self, folder: Path) -> Network:
         return load_network(folder)
 
-    def quantize(self, model: Network) -> None:
+    def quantize(self, model: Network, kind: str) -> None:
         quantize_network(model)
 
     def save(self, model: Network, folder: Path) -> None:

@@ -37,7 +37,7 @@ class NetworkPacking(Packing):
     def load(self, folder: Path) -> Network:
         return load_network(folder)
 
-    def quantize(self, model: Network) -> None:
+    def quantize(self, model: Network, kind: str) -> None:
         quantize_network(model)
 
     def save(self, model: Network, folder: Path) -> None:

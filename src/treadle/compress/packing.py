@@ -28,8 +28,8 @@ class Packing(ABC):
         """The model in ``folder``, in evaluation mode."""
 
     @abstractmethod
-    def quantize(self, model: Any) -> None:
-        """Hold its matrices as int8, in place."""
+    def quantize(self, model: Any, kind: str) -> None:
+        """Hold its matrices as ``kind``, in place: ``int8``, of a language model also ``int4``."""
 
     @abstractmethod
     def save(self, model: Any, folder: Path) -> None: ...

@@ -41,8 +41,8 @@ def compress_model(project: Project, store: Store, model: Artifact, scorecard: A
 
 def _pack(packing: Packing, draft: Draft, quantize: str, limit: float) -> None:
     original, packed = packing.load(packing.model.path), packing.load(packing.model.path)
-    if quantize == "int8":
-        packing.quantize(packed)
+    if quantize != "none":
+        packing.quantize(packed, quantize)
     packing.save(packed, draft.path)
     shutil.copy(packing.model.path / packing.described, draft.path)
     packed = packing.load(draft.path)  # what is measured is what will be served

@@ -17,7 +17,7 @@ from treadle.data.reference import References, references_of, seen_tokens
 from treadle.data.shards import END_ID, Shard
 from treadle.model.decoder import decoder_of
 from treadle.model.generate import generate, generation_threads, make_memory
-from treadle.model.layers.quantized import quantize_modules
+from treadle.model.layers.quantized import quantize_language
 from treadle.model.memory import TextModel
 from treadle.model.score import score_documents
 from treadle.model.text import keep_marks, load_text_model, save_text_model
@@ -36,8 +36,8 @@ class TextPacking(Packing):
     def load(self, folder: Path) -> TextModel:
         return load_text_model(folder)
 
-    def quantize(self, model: TextModel) -> None:
-        quantize_modules(model)
+    def quantize(self, model: TextModel, kind: str) -> None:
+        quantize_language(model, kind)
 
     def save(self, model: TextModel, folder: Path) -> None:
         save_text_model(model, folder)

@@ -20,8 +20,8 @@ from treadle.core.machine import processor
 from treadle.core.prebuilt import FOLDER, find
 from treadle.core.progress import say
 
-_SUFFIX = {"torch.bfloat16": "bf16", "torch.float32": "float32", "torch.int8": "int8"}
-KINDS = frozenset(_SUFFIX) - {"torch.int8"}
+_SUFFIX = {"torch.bfloat16": "bf16", "torch.float32": "float32", "torch.int8": "int8", "torch.uint4": "int4"}
+KINDS = frozenset(_SUFFIX) - {"torch.int8", "torch.uint4"}
 """Names of the types of numbers that activations may have."""
 _PLAIN = {int: ctypes.c_int64, float: ctypes.c_float}
 _ITEM: dict[type, Any] = {int: ctypes.c_int64, float: ctypes.c_double}

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from treadle.core import native
 from treadle.core.native import Kernels
 from treadle.model.adapter import Adapter
+from treadle.model.layers.four_bits import KIND as INT4
+from treadle.model.layers.four_bits import Int4Linear
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.quantized import Int8Rows
 from treadle.model.model import LanguageModel
@@ -27,7 +29,7 @@ PAGE = 16
 """Places of a page: the kernel's PAGE."""
 _MOST = 256
 """Features of a head: the kernel's MOST."""
-_STEP = {torch.int8: 64, torch.bfloat16: 32, torch.float32: 16}
+_STEP = {INT4: 64, torch.int8: 64, torch.bfloat16: 32, torch.float32: 16}
 """Columns that the kernel reads at once."""
 
 
@@ -65,15 +67,15 @@ def _held(kind: torch.dtype) -> torch.dtype:
 
 
 class Decoder:
-    """``kind`` of the weights: int8 where ``model`` holds them so, else bf16 where all of them are exact in it, else float32."""
+    """``kind`` of the layers' weights: int4 or int8 where ``model`` holds them so, else bf16 where all of them
+    are exact in it, else float32."""
 
     def __init__(self, model: LanguageModel, run: Kernels, threads: int) -> None:
         self.shape, self.run, self.threads = model.shape, run, threads
         self.adapters: Sequence[Adapter] = ()
-        held = _matrices(model)
-        eight = all(isinstance(m, Int8Rows) for m in held)
-        exact = not eight and all(bool((m.weight.bfloat16().float() == m.weight.float()).all()) for m in held)
-        self.kind = torch.int8 if eight else torch.bfloat16 if exact else torch.float32
+        kind = _kind(model)
+        assert kind is not None
+        self.kind = torch.bfloat16 if kind == torch.float32 and all(map(_is_bf16, _matrices(model))) else kind
         self.rope = model.trunk.rope.contiguous()
         self.weights: list[Tensor | None] = []
         for layer in cast(Iterable[Layer], model.trunk.layers):
@@ -94,8 +96,7 @@ class Decoder:
     @staticmethod
     def fits(model: LanguageModel) -> bool:
         """Whether the kernel is for such sizes and such matrices."""
-        alike = len({isinstance(m, Int8Rows) for m in _matrices(model)}) == 1
-        return alike and model.shape.head_dim <= _MOST and model.trunk.rope.device.type == "cpu"
+        return _kind(model) is not None and model.shape.head_dim <= _MOST and model.trunk.rope.device.type == "cpu"
 
     def read(self, given: Pass, pages: Pages) -> Tensor:
         """Scores (A, V) float32. Raises ``MemoryError``."""
@@ -132,14 +133,46 @@ class Decoder:
 
     def _joined(self, *modules: Any) -> list[Tensor | None]:
         """Rows of matrices that have the same input, filled up to what the kernel reads at once, and their scales."""
+        if isinstance(modules[0], Int4Linear):
+            return [torch.cat([_pieces(m) for m in modules]), None]
         weight = torch.cat([m.weight.detach() for m in modules])
-        scale = torch.cat([m.weight_scale.float() for m in modules]) if self.kind == torch.int8 else None
         weight = F.pad(weight, (0, -weight.shape[1] % _STEP[self.kind]))
-        return [(weight.int() + 128).to(torch.uint8) if self.kind == torch.int8 else weight.to(self.kind), scale]
+        if not isinstance(modules[0], Int8Rows):
+            return [weight.to(self.kind), None]
+        return [(weight.int() + 128).to(torch.uint8), torch.cat([m.weight_scale.float() for m in modules])]
 
 
-def _matrices(model: LanguageModel) -> list[Any]:
-    return [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Embedding, Int8Rows))]
+def _pieces(layer: Int4Linear) -> Tensor:
+    """(N, bytes) uint8: for every 64 columns the scales of two groups as bf16, then the numbers of the first in the lower halves of
+    32 bytes and those of the second in the upper ones; at the end the groups' least values as bf16."""
+    rows, groups = layer.weight_scale.shape
+    odd = groups % 2
+    numbers = F.pad(layer.groups(), (0, 0, 0, odd)).view(rows, -1, 2, 32)
+    scales = F.pad(layer.weight_scale, (0, odd)).view(rows, -1, 2)
+    pieces = torch.cat([scales.view(torch.uint8), numbers[:, :, 0] | numbers[:, :, 1] << 4], 2)
+    leasts = F.pad(layer.weight_least, (0, odd))
+    return torch.cat([pieces.flatten(1), leasts.view(torch.uint8)], 1).contiguous()
+
+
+def _kind(model: LanguageModel) -> torch.dtype | None:
+    """The type of the layers' weights, float32 where they are not quantised; None: there is no kernel for such a mix."""
+    layers = _matrices(model.trunk.layers)
+    outer = [m for m in _matrices(model) if not any(m is own for own in layers)]
+    for inside, outside, kind in (
+        (nn.Linear, (nn.Linear, nn.Embedding), torch.float32), (Int8Rows, Int8Rows, torch.int8), (Int4Linear, Int8Rows, INT4),
+    ):
+        if all(isinstance(m, inside) for m in layers) and all(isinstance(m, outside) for m in outer):
+            return kind
+    return None
+
+
+def _is_bf16(matrix: Any) -> bool:
+    """Whether all its weights are exact in it."""
+    return bool((matrix.weight.bfloat16().float() == matrix.weight.float()).all())
+
+
+def _matrices(module: nn.Module) -> list[Any]:
+    return [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Embedding, Int8Rows, Int4Linear))]
 
 
 def decoder_of(model: nn.Module, threads: int) -> Decoder | None:

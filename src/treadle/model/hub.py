@@ -1,7 +1,9 @@
 """Models at rest: a Hugging Face folder in the Qwen3 or Llama layout, which other programs open unchanged.
 
 An int8 package has the same files; its config.json carries ``"quantization_config": {"quant_method": "treadle_int8"}``, and each
-matrix ``X.weight`` is int8 beside ``X.weight_scale`` (one bf16 scale per row).
+matrix ``X.weight`` is int8 beside ``X.weight_scale`` (one bf16 scale per row). In an int4 package (``treadle_int4``) the layers'
+matrices are in four bits: ``X.weight`` has two columns a byte, the even one in the lower half, and ``X.weight_scale`` and
+``X.weight_least`` (bf16) one number for each 32 columns, where a weight is least + scale * (0 to 15).
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from treadle.core.errors import ArtifactError
-from treadle.model.layers.quantized import Int8Rows, quantize_modules
+from treadle.model.layers.four_bits import Int4Linear
+from treadle.model.layers.quantized import Int8Rows, quantize_language
 from treadle.model.model import LanguageModel
 from treadle.spec.shape import Shape
 
-INT8 = "treadle_int8"
+_METHODS = {f"treadle_{kind}": kind for kind in ("int8", "int4")}
 
 
 def save_model(model: LanguageModel, folder: Path, end: int = 0, end_text: str = "<|endoftext|>") -> None:
@@ -29,8 +32,9 @@ def save_model(model: LanguageModel, folder: Path, end: int = 0, end_text: str =
     ``end``: id of the token that ends a text, which also starts one.
     """
     shape = model.shape
-    quantized = any(isinstance(module, Int8Rows) for module in model.modules())
-    config = _config(shape, end) | ({"quantization_config": {"quant_method": INT8}} if quantized else {})
+    held = {type(module) for module in model.modules()}
+    kind = "int4" if Int4Linear in held else "int8" if any(issubclass(one, Int8Rows) for one in held) else None
+    config = _config(shape, end) | ({"quantization_config": {"quant_method": f"treadle_{kind}"}} if kind else {})
     tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end_text, "eos_token": end_text,
         "model_max_length": shape.context, "clean_up_tokenization_spaces": False,
@@ -52,8 +56,8 @@ def load_model(folder: Path) -> LanguageModel:
     except (OSError, ValueError, SafetensorError) as error:
         raise ArtifactError(f"cannot read the model in {folder}: {error}", cure="remove that artifact and run again") from None
     model = LanguageModel(_shape(config, folder))
-    if config.get("quantization_config", {}).get("quant_method") == INT8:
-        quantize_modules(model)
+    if (kind := _kind(config)) is not None:
+        quantize_language(model, kind)
     own = {_public_name(model, name): name for name in model.state_dict()}
     missing, unknown = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     if missing or (unknown and unknown != ["lm_head.weight"]):
@@ -67,15 +71,19 @@ def load_model(folder: Path) -> LanguageModel:
     return model.eval()
 
 
-def load_shape(folder: Path) -> tuple[Shape, bool, str]:
-    """The sizes of the model in ``folder`` by its config.json alone, whether its weights are int8, and the type of the others, as
-    in ``float32``. Raises ``ArtifactError`` where that cannot be read, or is of another architecture."""
+def load_shape(folder: Path) -> tuple[Shape, str | None, str]:
+    """The sizes of the model in ``folder`` by its config.json alone, ``int8`` or ``int4`` where its weights are so, and the type of
+    the others, as in ``float32``. Raises ``ArtifactError`` where that cannot be read, or is of another architecture."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"cannot read the model in {folder}: {error}", cure="remove that artifact and run again") from None
-    int8 = config.get("quantization_config", {}).get("quant_method") == INT8
-    return _shape(config, folder), int8, str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return _shape(config, folder), _kind(config), str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def _kind(config: dict[str, Any]) -> str | None:
+    """What its matrices are quantised to, by a method of this project's own."""
+    return _METHODS.get(str(config.get("quantization_config", {}).get("quant_method")))
 
 
 def _config(shape: Shape, end: int) -> dict[str, Any]:

@@ -173,15 +173,24 @@ def disk_bytes(
 ) -> dict[str, int]:
     """Bytes that a run leaves, and needs on its way, on disk: text and tokens, checkpoints with weights and what the optimiser
     remembers (one more than is kept while the newest is written, three and that of the start for a run that diverges, and those
-    that ``stay`` with the model), the model, and the package in float32 or int8."""
+    that ``stay`` with the model), the model, and the package in float32, int8 or int4."""
     parameters = shape.parameters
     return {
         "corpus": text // 3,  # zstd on text, about
         "dataset": 2 * tokens,
         "checkpoints": int((keep_checkpoints + 5 + stay) * (1 + copies) * _FLOAT * parameters),
         "model": _FLOAT * parameters,
-        "package": parameters + shape.width * _FLOAT if quantize == "int8" else _FLOAT * parameters,
+        "package": _package(shape, quantize),
     }
+
+
+def _package(shape: Shape, quantize: str) -> int:
+    """Bytes of its weights. Of 32 columns in four bits there are 20 bytes, with their scale and least value."""
+    if quantize == "none":
+        return _FLOAT * shape.parameters
+    outer = shape.vocabulary * shape.width * (1 if shape.tie_embeddings else 2)
+    layers = shape.parameters - outer
+    return outer + (layers * 20 // 32 if quantize == "int4" else layers) + shape.width * _FLOAT
 
 
 def cure_for_memory(spec: ProjectSpec, limit: int, fits: Callable[[Shape, int], bool]) -> str:

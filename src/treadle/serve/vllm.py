@@ -241,10 +241,10 @@ def _suited(folder: Path) -> tuple[Shape, str]:
     if (folder / NETWORK).exists():
         message = "vLLM opens models in a public layout, and this one is a network of this project's own"
         raise UserError(message, cure="set 'serve.engine: treadle'")
-    shape, int8, kind = load_shape(folder)
-    if int8:
+    shape, quantized, kind = load_shape(folder)
+    if quantized:
         cure = "set 'compress: {quantize: none}' and run again, or 'serve.engine: treadle'"
-        raise UserError("vLLM cannot open a package with this project's int8 weights", cure=cure)
+        raise UserError(f"vLLM cannot open a package with this project's {quantized} weights", cure=cure)
     return shape, kind
 
 

@@ -100,8 +100,7 @@ def derive(spec: ProjectSpec) -> Resolved:
     if spec.train.continue_from and spec.evaluate.folds:
         message = "its model has learned from the records that the folds test on: leave evaluate.folds out"
         found.append((("train", "continue_from"), message))
-    if spec.serve.engine == "vllm" and spec.model.is_language and spec.compress.quantize == "int8":
-        found.append((("compress", "quantize"), "vLLM, which serve.engine names, cannot open int8 weights: leave it out"))
+    found += _weights(spec)
     if spec.serve.engine == "vllm" and spec.model.predicts_text and not spec.model.is_language:
         found.append((("serve", "engine"), "vLLM opens language models with the trunk transformer alone: leave it out"))
     if resolved.batch % spec.train.parts:
@@ -110,6 +109,16 @@ def derive(spec: ProjectSpec) -> Resolved:
     if found:
         raise Contradiction(found)
     return resolved
+
+
+def _weights(spec: ProjectSpec) -> Findings:
+    """Kinds of weights that the model cannot have, or its engine cannot open."""
+    kind, where = spec.compress.quantize, ("compress", "quantize")
+    if kind == "int4" and not spec.model.is_language:
+        return [(where, "int4 is for language models with the trunk transformer: say int8, or leave it out")]
+    if kind in ("int8", "int4") and spec.serve.engine == "vllm" and spec.model.is_language:
+        return [(where, f"vLLM, which serve.engine names, cannot open {kind} weights: leave it out")]
+    return []
 
 
 def _has_layers(model: Model) -> bool:

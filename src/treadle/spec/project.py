@@ -46,7 +46,7 @@ class ProjectSpec(Section):
 
     @model_validator(mode="after")
     def _weights_by_engine(self) -> Self:
-        """vLLM opens no int8 weights of this project's own, so a model that it serves is packaged as it was trained."""
+        """vLLM opens no quantised weights of this project's own, so a model that it serves is packaged as it was trained."""
         if self.serve.engine == "vllm" and self.model.is_language and self.compress.quantize is None:
             return self.model_copy(update={"compress": self.compress.model_copy(update={"quantize": "none"})})
         return self

@@ -47,9 +47,10 @@ class Evaluate(Section):
 
 
 class Compress(Section):
-    quantize: Literal["int8", "none"] | None = None
-    """Weights of the matrix products; ``none`` packages the trained weights as they are. None: int8 for a language model, unless
-    vLLM serves it."""
+    quantize: Literal["int8", "int4", "none"] | None = None
+    """Weights of the matrix products; ``int4``, for language models with the trunk transformer, holds those of its layers in groups
+    of 32 with a scale and a least value each, and the rest as int8; ``none`` packages the trained weights as they are. None: int8
+    for a language model, unless vLLM serves it."""
     max_drift: Fraction = 0.01
     """Largest relative rise of bits per byte, or of other models' loss, on the test part before the package is refused."""
 

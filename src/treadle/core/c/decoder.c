@@ -1,5 +1,5 @@
 // A decoder's whole pass while it writes, for many texts at once: norms, rotary positions, attention over pages of keys and values, SwiGLU,
-// and products with int8, bfloat16 or float32 weights. Threads share each product's rows, so their number changes no result.
+// and products with int4, int8, bfloat16 or float32 weights. Threads share each product's rows, so their number changes no result.
 //
 // D features of the residual stream, F hidden features of the feed-forward block, H query heads, K key heads of C features, V entries of the
 // vocabulary. A page holds PAGE places of all key heads of one layer: keys (layers, pages, K, C, PAGE), values (layers, pages, K, PAGE, C), in
@@ -127,17 +127,36 @@ static void raised(const pass *p, int64_t layer, int product, int64_t first, int
 #define KERNELS "decoder_cache.h"
 #include "kinds.h"
 
+// Around the layers, where tokens become features and these scores, weights are of the layers' kind, but int8 around those of int4: they
+// are the ones that small errors cost most.
+#define OUTER(f) NAME(f)
+#define ROW(K) UP(K, STEP)  // numbers from one row to the next
+
 #define WEIGHT uint8_t
 #define NAME(f) f##_int8
 #define CACHED(f) f##_bf16
 #define STEP 64
-#define ACT_BYTES(K) (3 * UP(K, STEP))
+#define ACT_BYTES(K) UP(UP(K, STEP) + 4 * LANES * BLOCKS(K) + 4 * BLOCKS(K), 64)
 #include "decoder_int8.h"
+#include "decoder.h"
+#undef NAME
+#undef OUTER
+#undef ROW
+
+#define OUTER(f) f##_int8
+#define ROW(K) (UP(K, STEP) / STEP * PIECE + 2 * GROUPS(K))
+#define NAME(f) f##_int4
+#include "decoder_int4.h"
 #include "decoder.h"
 #undef WEIGHT
 #undef NAME
 #undef STEP
 #undef ACT_BYTES
+#undef OUTER
+#undef ROW
+
+#define OUTER(f) NAME(f)
+#define ROW(K) UP(K, STEP)
 
 #define STEP 32
 #define ACT_BYTES(K) (2 * UP(K, STEP))

@@ -29,7 +29,7 @@ static void NAME(products)(
             for (; n < most; n += 4) {
                 float sums[4][4];
                 const int tokens = most - n < 4 ? (int)(most - n) : 4;
-                NAME(tile)(tokens, rows, K, w + r * UP(K, STEP), act + n * ACT_BYTES(K), sums);
+                NAME(tile)(tokens, rows, K, w + r * ROW(K), act + n * ACT_BYTES(K), sums);
                 for (int i = 0; i < tokens; i++)
                     for (int j = 0; j < rows; j++) {
                         float *to = y + (n + i) * y_row + r + j;
@@ -104,14 +104,14 @@ static void *NAME(work)(void *given) {
     pass *p = own->pass;
     const int64_t t = own->number, D = p->width;
     const void *const *last = p->weights + p->depth * PER_LAYER;  // the last norm, the head and its scales, the embedding and its scales
-    for (int64_t n = t; n < p->tokens; n += p->threads) NAME(embed)(D, last[3], last[4], p->ids[n], p->x + n * D);
+    for (int64_t n = t; n < p->tokens; n += p->threads) OUTER(embed)(D, last[3], last[4], p->ids[n], p->x + n * D);
     wait_for_all(p);
     for (int64_t index = 0; index < p->depth; index++) NAME(layer)(p, t, index);
     for (int64_t a = t; a < p->asked; a += p->threads)
-        NAME(normed)(D, p->x + p->which[a] * D, last[0], p->eps, p->act + a * ACT_BYTES(D), p->own[t]);
+        OUTER(normed)(D, p->x + p->which[a] * D, last[0], p->eps, p->act + a * ACT_BYTES(D), p->own[t]);
     wait_for_all(p);
     int64_t part[2];
-    NAME(shared)(p, t, p->vocabulary, D, 1, last, p->asked, p->act, p->scores, p->vocabulary, 0, part);
+    OUTER(shared)(p, t, p->vocabulary, D, 1, last, p->asked, p->act, p->scores, p->vocabulary, 0, part);
     return NULL;
 }
 

@@ -1,10 +1,13 @@
-"""Weights held as int8 with one scale per output row: a quarter of float32's bytes to read for every generated token."""
+"""Weights held as int8 with one scale per output row: a quarter of float32's bytes to read for every generated token. A language
+model's layers may hold theirs in four bits."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from treadle.model.layers.four_bits import Int4Linear
 
 FEW_ROWS = 16
 """Up to this many rows the product is limited by reading the weights, and the int8 kernel is the faster one."""
@@ -87,3 +90,14 @@ def quantize_modules(module: nn.Module, exact: bool = False) -> int:
         else:
             count += quantize_modules(child, exact)
     return count
+
+
+def quantize_language(model: nn.Module, kind: str) -> None:
+    """Hold the matrices of a language model as ``kind``, ``int8`` or ``int4``, in place. With int4 those around the layers, the
+    embedding and the output layer, are int8: in four bits they alone would raise the loss as much as all layers together do."""
+    if kind == "int4":
+        for module in list(model.get_submodule("trunk.layers").modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, Int4Linear.of(child))
+    quantize_modules(model)
