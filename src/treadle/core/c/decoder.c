@@ -14,6 +14,8 @@
 #define THREADS 64
 #define CHUNK 32   // tokens whose activations stay in the cache
 #define QUERIES 4  // of a token that look at a page together
+#define TOKENS 2   // that follow each other, likewise
+#define SPAN 32    // features of values that are summed at once
 #define SPINS 2000  // looks before a thread lets others have the core
 #define MOST 256
 #define PRODUCTS 4  // of a layer: queries, keys and values; output; gate and up; down

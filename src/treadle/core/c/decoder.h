@@ -72,7 +72,7 @@ static void NAME(layer)(pass *p, int64_t t, int64_t index) {
     wait_for_all(p);
     for (int64_t n = t; n < N; n += p->threads) CACHED(place)(p, index, n, w[3], w[4]);
     wait_for_all(p);
-    for (int64_t i = t; i < N * K; i += p->threads) CACHED(attend)(p, index, i / K, i % K, p->own[t]);
+    for (int64_t i = t; i < UP(N, TOKENS) / TOKENS * K; i += p->threads) CACHED(attend)(p, index, i / K * TOKENS, i % K, p->own[t]);
     wait_for_all(p);
     for (int64_t n = t; n < N; n += p->threads) {
         NAME(prepare)(H * C, p->attended + n * H * C, p->act + n * ACT_BYTES(H * C));
@@ -131,7 +131,7 @@ int64_t NAME(decode)(
     const int64_t N = p.tokens, all = (p.heads + 2 * p.kv_heads) * p.features, heads = p.heads * p.features, F = 2 * p.hidden;
     const int64_t widest = p.width > heads ? p.width : heads, most = widest > p.hidden ? widest : p.hidden;
     p.wide_row = all > F ? all : F;
-    const int64_t own = UP(p.context, PAGE) * QUERIES + most;
+    const int64_t own = UP(p.context, PAGE) * QUERIES * TOKENS + most;
     float *work = malloc((N * (p.width + p.wide_row + 2 * heads + more.most) + p.threads * own) * sizeof(float));
     p.act = aligned_alloc(64, UP(N * ACT_BYTES(most), 64));
     if (work && p.act) {
