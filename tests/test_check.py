@@ -141,6 +141,20 @@ def test_it_is_quick(folder: Path) -> None:
     assert time.process_time() - start < 1.0
 
 
+def test_projects_that_are_served_beside_it_are_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for folder in (tmp_path, tmp_path / "a"):
+        text = NAMED.replace(" {tokenizer: {file: MISSING}}", " text")
+        (folder / "treadle.yaml").write_text(f"{text}serve: {{beside: [a, ../b, .]}}\n")
+        (folder / "rows.csv").write_text("note,answer\na b,c\nd e,f\n")
+    with pytest.raises(SpecError) as caught:
+        check_data(load_project(tmp_path))
+    told = [(problem.key, problem.message, problem.cure) for problem in caught.value.problems]
+    assert [key for key, _, _ in told] == ["serve.beside.1", "serve.beside.2"]
+    assert told[0][1].endswith(f"there is no {tmp_path.parent / 'b'}")
+    assert told[1][1:] == ("it is this project itself", "leave it out: it is served anyway")
+
+
 NAMED = """
 name: named
 data: {sources: [{table: rows.csv, licence: CC0-1.0}]}

@@ -68,7 +68,7 @@ def check_data(project: Project) -> dict[str, Any]:
             sources.append({"files": source_name(source)} | seen)
             found += [finding for finding in wrong if finding not in found]
     found += _unreadable(looks, schema)
-    found += [(key, error.message, error.cure) for key, error in missing_files(project)]
+    found += [(key, error.message, error.cure) for key, error in missing_files(project)] + _neighbours(project)
     try:
         open_start(project)
     except UserError as error:
@@ -85,6 +85,18 @@ def check_data(project: Project) -> dict[str, Any]:
             for name, look in looks.items()
         ],
     }
+
+
+def _neighbours(project: Project) -> list[Finding]:
+    """Of the projects that are served beside it, those that are not there. Training does without them."""
+    found: list[Finding] = []
+    for place, other in enumerate(project.beside):
+        key = ("serve", "beside", place)
+        if not other.exists():
+            found.append((key, f"there is no {other}", "name the folder of a project, or its treadle.yaml"))
+        elif other in (project.folder, project.file):
+            found.append((key, "it is this project itself", "leave it out: it is served anyway"))
+    return found
 
 
 def _look(source: AnySource, place: Place, looks: dict[str, Look]) -> tuple[dict[str, Any], list[Finding]]:

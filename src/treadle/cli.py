@@ -286,7 +286,7 @@ def serve(
         if seed is not None:
             _use("seed").Seed.read(seed).sow(ledger)
         ready, console = output.give if json else None, _use("console").add_console
-        others = [_served(_project(path, None)) for path in beside or ()]
+        others = [_served(_project(path, None)) for path in (*project.beside, *(beside or ()))]
         _use("serve").run_server(project, store, ledger, host, port, ready, console, others)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -96,6 +97,9 @@ def test_the_model_that_is_named_answers(serve: Callable[..., Pair], site: Site)
     pair = serve()
     listed = [(model["id"], model["package"]) for model in pair.client.get("/v1/models").json()["data"]]
     assert listed == [("tiny", site.packages[0]), ("other", site.packages[1])]
+    for name, package in listed:
+        assert pair.client.get(f"/v1/models/{name}").json()["package"] == package
+    assert pair.client.get("/v1/models/neither").status_code == 404
     texts = {}
     for name, ledger, stranger in (("tiny", pair.tiny, pair.other), ("other", pair.other, pair.tiny)):
         told = pair.ask(name, temperature=0, store=True).json()
@@ -218,8 +222,12 @@ def test_two_of_one_name_or_ledger_are_refused(site: Site, folders: tuple[Path, 
         check_apart([ours, Served(shared, site.store, site.ledger)])
 
 
-def test_the_command_serves_both_and_stops_both(site: Site, folders: tuple[Path, Path]) -> None:
-    command = [sys.executable, "-m", "treadle", "serve", "-f", str(folders[0]), "--with", str(folders[1]), "--port", "0", "--json"]
+@pytest.mark.parametrize("by_file", [False, True])
+def test_the_command_serves_both_and_stops_both(site: Site, folders: tuple[Path, Path], by_file: bool) -> None:
+    named = ["--with", str(folders[1])]
+    if by_file:  # from the project's folder on, wherever the command runs
+        named = ["--set", f"serve.beside=[{os.path.relpath(folders[1], folders[0])}]"]
+    command = [sys.executable, "-m", "treadle", "serve", "-f", str(folders[0]), *named, "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         said = ""
         while not said.endswith("}\n"):

@@ -58,6 +58,42 @@ def test_a_guesser_is_locked_out_and_let_in_again(serve: Serve, site: Any, until
     assert "treadle_lockouts_total 1.0" in running.client.get("/metrics", headers=right).text
 
 
+def test_behind_a_proxy_each_client_is_its_own(serve: Serve, site: Any) -> None:
+    right = {"authorization": f"Bearer {site.ledger.add_key('a')}"}
+    running = serve("serve.lockout.wrong_keys=3", "serve.proxies=[127.0.0.0/8, 10.1.0.0/16]", host="0.0.0.0")
+
+    def ask(client: str, headers: dict[str, str]) -> int:
+        return int(running.client.get("/v1/models", headers={**headers, "x-forwarded-for": client}).status_code)
+
+    for number in range(3):
+        # What stands left of the client's address came from the client, who may write there what it likes.
+        assert ask(f"198.51.100.{number}, 203.0.113.9, 10.1.2.3", {"authorization": f"Bearer tk-{number}"}) == 401
+    assert ask("203.0.113.9", right) == 429
+    assert ask("198.51.100.1", right) == 200
+    assert ask("2001:db8::1, 10.1.0.1", right) == 200
+    (entry,) = [row for row in site.ledger.audit() if row["action"] == "lock out"]
+    assert entry["detail"]["address"] == "203.0.113.9"
+
+
+def test_who_is_no_proxy_is_not_believed(serve: Serve, site: Any) -> None:
+    right = {"authorization": f"Bearer {site.ledger.add_key('a')}"}
+    for proxies in ("[]", "[10.0.0.0/8]"):
+        running = serve("serve.lockout.wrong_keys=3", f"serve.proxies={proxies}", host="0.0.0.0")
+        for number in range(3):
+            said = {"authorization": "Bearer tk-x", "x-forwarded-for": f"203.0.113.{number}", "x-forwarded-proto": "https"}
+            response = running.client.get("/v1/models", headers=said)
+            assert response.status_code == 401
+            assert "strict-transport-security" not in response.headers
+        assert running.client.get("/v1/models", headers={**right, "x-forwarded-for": "203.0.113.77"}).status_code == 429
+
+
+def test_a_proxy_says_whether_it_was_by_tls(serve: Serve, site: Any) -> None:
+    running = serve("serve.proxies=[127.0.0.1]", host="0.0.0.0")
+    for said, far in (("https", True), ("http", False), ("gopher", False)):
+        headers = running.client.get("/healthz", headers={"x-forwarded-proto": said, "host": "models.example.com"}).headers
+        assert ("strict-transport-security" in headers) is far
+
+
 def test_on_loopback_and_where_it_is_off_no_one_is_locked_out(serve: Serve, site: Any) -> None:
     right = {"authorization": f"Bearer {site.ledger.add_key('a')}"}
     wrong = {"authorization": "Bearer tk-wrong"}

@@ -91,6 +91,9 @@ def client(request: pytest.FixtureRequest) -> Client:
 
 def test_models(client: Client, shared: Any) -> None:
     assert [model.id for model in client.one(shared, lambda c: c.models.list()).data] == ["tiny"]
+    assert client.one(shared, lambda c: c.models.retrieve("tiny")).id == "tiny"
+    with pytest.raises(openai.NotFoundError, match=r"there is no model 'large/one'.*'tiny'"):
+        client.one(shared, lambda c: c.models.retrieve("large/one"))
 
 
 def test_completions(client: Client, shared: Any) -> None:

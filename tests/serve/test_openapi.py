@@ -76,7 +76,7 @@ def ask(running: Any, path: str, body: dict[str, Any], status: int = 200) -> htt
 def test_every_route_of_the_server_stands_in_it(shared: Any) -> None:
     document = document_of(shared)
     made = make_app(shared.site.project, shared.site.ledger, shared.live, Monitor(), "127.0.0.1").routes.routes
-    routes = {(route.path, method.lower()) for route in made if isinstance(route, Route) for method in route.methods or ()}
+    routes = {(route.path_format, method.lower()) for route in made if isinstance(route, Route) for method in route.methods or ()}
     described = {(path, method) for path, operations in document["paths"].items() for method in operations}
     pages = {path for path, _ in routes if path in ("/", "/docs") or path.startswith("/page/")}
     assert described == {(path, method) for path, method in routes if path not in pages and method != "head"}

@@ -24,7 +24,7 @@ def test_every_route_is_shown_with_its_fields(shared: Any, open_page: Open) -> N
     page = manual(open_page, shared)
     expect(page).to_have_title("API of tiny · Treadle")
     for route in ROUTES:
-        expect(page.get_by_role("region", name=route.path)).to_have_count(1)
+        expect(page.get_by_role("region", name=f"{route.method.upper()} {route.path} {route.what}")).to_have_count(1)
     completions = page.get_by_role("region", name="POST /v1/completions")
     expect(completions.get_by_role("cell", name="temperature", exact=True)).to_be_visible()
     expect(completions).to_contain_text("integer from 1 to 1000 or null")

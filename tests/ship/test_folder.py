@@ -54,6 +54,14 @@ def test_the_short_project_of_every_recipe_is_sound(recipe: str, tmp_path: Path)
     assert {source.licence for source in short.spec.data.sources} == {source.licence for source in project.spec.data.sources}
 
 
+def test_projects_beside_it_are_left_out_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    project = load_project(scaffold.RECIPES / "digits-mlp", ["serve.beside=[../other]", "serve.queue=7"])
+    write_project_file(project, tmp_path / "treadle.yaml")
+    short = load_project(tmp_path).spec.serve
+    assert (short.beside, short.queue) == ([], 7)
+    assert "serve.beside is left out" in capsys.readouterr().err
+
+
 def test_edge_files_are_the_model_and_are_checked_by_python_alone(home: Home, tmp_path: Path):
     edge = shutil.copytree(home.folder / "edge", tmp_path / "edge")
 

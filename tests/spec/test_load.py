@@ -78,6 +78,8 @@ EACH = [
      "int8 weights: leave it out", AGREE),
     ("compress: {quantize: int4}\nserve: {engine: vllm}", "6:22 compress.quantize: vLLM, which serve.engine names, cannot open "
      "int4 weights: leave it out", AGREE),
+    ("serve: {proxies: [10.0.0.0/8, nginx]}", "6:31 serve.proxies.1: an address or a network is wanted, as in '10.0.0.7' or "
+     "'10.0.0.0/8' (is \"nginx\")", "write it in that form"),
     # wrong types and values
     ("seed: two", '6:7 seed: must be a whole number (is "two")', "write it without quotes, like 4"),
     ("seed: '2'", '6:7 seed: must be a whole number (is "2")', "write it without quotes, like 4"),

@@ -48,6 +48,11 @@ class Project:
         return (self.folder / self.spec.store).resolve()
 
     @property
+    def beside(self) -> list[Path]:
+        """The folders of the projects that are served beside it."""
+        return [(self.folder / given).resolve() for given in self.spec.serve.beside]
+
+    @property
     def ledger_url(self) -> str | None:
         """The ledger's URL with ``$NAMES`` filled in from the environment, or None for the store's own file."""
         return None if self.spec.ledger is None else filled(self.spec.ledger, "ledger")

@@ -101,7 +101,7 @@ def make_app(
 
 
 def _add_model_routes(routes: Routes, project: Project, live: LiveModel, desk: Desk) -> None:
-    async def models(_: Request) -> dict[str, Any]:
+    def known() -> list[dict[str, Any]]:
         version = live.version
         model = {
             "id": project.spec.name, "object": "model", "created": version.since, "owned_by": "treadle",
@@ -109,7 +109,15 @@ def _add_model_routes(routes: Routes, project: Project, live: LiveModel, desk: D
         }
         adapters = live.worker.adapters.values() if isinstance(live.worker, Writer) else ()
         more = [model | {"id": adapter.name, "parent": model["id"], "sha256": adapter.digest} for adapter in adapters]
-        return {"object": "list", "data": [model, *more]}
+        return [model, *more]
+
+    async def models(_: Request) -> dict[str, Any]:
+        return {"object": "list", "data": known()}
+
+    async def model(request: Request) -> dict[str, Any]:
+        wanted = request.path_params["model"]
+        found = next((one for one in known() if one["id"] == wanted), None)
+        return found or desk.unknown(wanted)
 
     async def predict(request: Request) -> Response:
         return await desk.predict(parse(PredictRequest, await request.body()), route_of(request))
@@ -131,6 +139,7 @@ def _add_model_routes(routes: Routes, project: Project, live: LiveModel, desk: D
     for path, act in (("predict", predict), ("embeddings", embeddings), ("completions", completions), ("chat/completions", chat)):
         routes.post(f"/v1/{path}", act)
     routes.get("/v1/models", models)
+    routes.get("/v1/models/{model:path}", model)
 
 
 def _add_feedback(routes: Routes, project: Project, ledger: Ledger, monitor: Monitor) -> None:

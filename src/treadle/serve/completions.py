@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import anyio.to_thread
 from starlette.responses import JSONResponse
@@ -146,10 +146,14 @@ class Desk:
 
     def _check(self, model: str | None) -> None:
         if model is not None and model != self.name:
-            cure = f"this server has {', '.join(map(repr, self._models))}"
-            raise RequestError(f"there is no model {model[:100]!r}", status=404, field="model", cure=cure)
+            self.unknown(model)
         if self.live.draining:
             raise RequestError("the server is stopping", status=503, cure="ask again when it is back")
+
+    def unknown(self, model: str) -> NoReturn:
+        """Raises ``RequestError`` 404, which says which models there are."""
+        cure = f"this server has {', '.join(map(repr, self._models))}"
+        raise RequestError(f"there is no model {model[:100]!r}", status=404, field="model", cure=cure)
 
     async def predict(self, request: PredictRequest, route: Route) -> JSONResponse:
         """Answer about ``request``'s records. Raises ``RequestError``."""

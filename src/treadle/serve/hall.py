@@ -34,7 +34,8 @@ class Room:
 class Hall:
     """ASGI application in front of the ``rooms``, of which the first has what names no model: the page, the health routes.
 
-    - A POST goes where its ``model`` says; feedback where its answer was given; a GET where ``?model=NAME`` says.
+    - A POST goes where its ``model`` says; feedback where its answer was given; a GET where ``?model=NAME`` says, or what stands
+      behind ``/v1/models/``.
     - A key opens the room whose ledger knows it, and the others do not hear of it; what names no model goes to the first such room.
     - ``/v1/models`` lists the models of all rooms that the key opens, or on loopback without a key of all.
 
@@ -112,6 +113,8 @@ class Hall:
 def _said(scope: Scope, body: Sequence[Message]) -> dict[str, Any]:
     """What a request says of where it belongs: ``model``, ``answer_id``; nothing where it cannot be read, which a room will say."""
     if scope["method"] != "POST":
+        if scope["path"].startswith(f"{_LIST}/"):
+            return {"model": scope["path"].removeprefix(f"{_LIST}/")}
         return {"model": name[0]} if (name := parse_qs(scope.get("query_string", b"").decode("latin-1")).get("model")) else {}
     try:
         said = json.loads(b"".join(part.get("body", b"") for part in body))

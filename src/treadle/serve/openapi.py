@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -76,6 +77,7 @@ class Route:
 _TALK = [{"role": "user", "content": "Say hello."}]
 ROUTES = (
     Route("/v1/models", "The model that answers, and what it reads", "Models", _KEYED),
+    Route("/v1/models/{model}", "One of the models that are listed", "Model", (*_KEYED, 404)),
     Route("/v1/completions", "Continue a text", "Completion", _ASK, "CompletionRequest", "CompletionChunk",
           {"model": "", "prompt": "Once upon a time", "max_tokens": 16}),
     Route("/v1/chat/completions", "Go on with a conversation", "Chat", _ASK, "ChatRequest", "ChatChunk",
@@ -133,7 +135,10 @@ def document(name: str, worker: Writer | Predictor, max_tokens: int, keyed: bool
 
 
 def _operation(route: Route, example: Json, keyed: bool) -> Json:
-    found: Json = {"operationId": route.path.strip("/").replace("/", "_").replace(".", "_"), "summary": route.what}
+    found: Json = {"operationId": re.sub(r"\W+", "_", route.path).strip("_"), "summary": route.what}
+    names = re.findall(r"\{(\w+)\}", route.path)
+    if names:
+        found["parameters"] = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
     if not route.open:
         found["security"] = [{"key": [scope_of(route.path)]}] if keyed else [{}, {"key": [scope_of(route.path)]}]
     else:

@@ -25,6 +25,7 @@ from treadle.serve.connection import Connection
 from treadle.serve.headers import SecurityHeaders
 from treadle.serve.live import settle
 from treadle.serve.models import Models, Served, check_apart
+from treadle.serve.proxies import Proxied
 from treadle.serve.tls import tls_context
 from treadle.spec.stages import Serve
 from treadle.spec.units import format_duration
@@ -87,10 +88,12 @@ def run_server(
 
 def configure(app: ASGIApp, settings: Serve | None = None, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
     """uvicorn's settings. It writes no access log, which would name addresses and paths: ``serve.log`` says what stands in one."""
-    timeouts = (settings or Serve()).timeouts
+    settings = settings or Serve()
+    timeouts, guarded = settings.timeouts, SecurityHeaders(app)
     patient = type("Patient", (Connection,), {"timeouts": timeouts})
     return uvicorn.Config(
-        SecurityHeaders(app), http=patient, ws="none", lifespan="off", loop="auto", log_config=None, access_log=False,
+        Proxied(guarded, settings.proxies) if settings.proxies else guarded,
+        http=patient, ws="none", lifespan="off", loop="auto", log_config=None, access_log=False,
         proxy_headers=False, server_header=False, timeout_graceful_shutdown=_FLUSH,
         timeout_keep_alive=math.ceil(timeouts.idle),
         ssl_context_factory=(lambda *_: tls) if tls else None,

@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 import treadle
 from treadle.core.errors import ArtifactError, SourceError, UserError
 from treadle.core.prebuilt import build
+from treadle.core.progress import say
 from treadle.core.project import Project
 from treadle.ship import verify
 from treadle.ship.needs import Needs, needs_of
@@ -118,7 +119,9 @@ def copy_whole(artifact: Artifact, folder: Path) -> None:
 def write_project_file(project: Project, path: Path) -> None:
     """A treadle.yaml with what serving reads: the name, the model's description, ``serve:``; of the data, the licences."""
     given: dict[str, Any] = project.document().value
-    serve = {key: value for key, value in given.get("serve", {}).items() if key not in ("host", "port")}
+    serve = {key: value for key, value in given.get("serve", {}).items() if key not in ("host", "port", "beside")}
+    if project.spec.serve.beside:
+        say("serve.beside is left out: a folder has one model; package the others too, and start one '--with' the others' project/")
     document = {
         "name": project.spec.name, "store": "store", "ledger": "sqlite:///$TREADLE_STATE/ledger.db",
         "data": {"sources": [{"files": "none-is-shipped", "licence": licence} for licence in licences(project)]},

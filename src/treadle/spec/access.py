@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from treadle.spec.fields import Count, Duration, Section
 
 _Some = Annotated[Count, Field(ge=1)]
 _Seconds = Annotated[Duration, Field(gt=0)]
+
+
+def _address(given: str) -> str:
+    try:
+        return str(ipaddress.ip_network(given, strict=False))
+    except ValueError:
+        raise ValueError("an address or a network is wanted, as in '10.0.0.7' or '10.0.0.0/8'") from None
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""One address, or all of a network."""
 
 
 class Limits(Section):
@@ -54,7 +66,8 @@ class Lockout(Section):
     """After wrong keys at speed, requests of their address that need a key are answered 429 unseen. Not on loopback."""
 
     wrong_keys: int | None = Field(default=20, ge=1)
-    """So many within 60 s. None: never, as behind a proxy, where all requests come from its address."""
+    """So many within 60 s. None: never, as behind a proxy that ``serve.proxies`` does not name: all requests come from its
+    address."""
     duration: _Seconds = 300.0
     """How long the address is locked out (seconds)."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from treadle.spec.access import Limits, Lockout, Price, Timeouts, Tls
+from treadle.spec.access import Address, Limits, Lockout, Price, Timeouts, Tls
 from treadle.spec.fields import Bound, Budget, Count, Duration, Fraction, Section, Size
 from treadle.spec.rollout import Rollout
 from treadle.spec.watch import Alerts, check_url
@@ -91,6 +91,13 @@ class Serve(Section):
     price: Price = Price()
     lockout: Lockout = Lockout()
     timeouts: Timeouts = Timeouts()
+    proxies: list[Address] = []
+    """Addresses of proxies in front of this server, as in ``[10.0.0.7]``, or networks where all are trusted: whom they name in
+    ``X-Forwarded-For`` is the client, and ``X-Forwarded-Proto`` says whether it came by TLS. From any other address both are left
+    unread."""
+    beside: list[str] = []
+    """Folders of other projects that are served beside this one, each under its own name, from its own ledger, as ``treadle serve
+    --with`` does; relative ones start at the project's folder."""
     tls: Tls | None = None
     """None: plain HTTP, as on this machine or behind a proxy that has TLS."""
     log: Literal["none", "json"] = "none"
