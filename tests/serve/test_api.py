@@ -304,7 +304,7 @@ def test_health_readiness_and_figures(serve: Serve) -> None:
     running.complete("x", max_tokens=3)
     running.client.get("/made/up/path")
     assert running.client.get("/healthz").json() == {"status": "ok"}
-    assert running.client.get("/readyz").json() == {"status": "ready", "version": 1, "failed": None}
+    assert running.client.get("/readyz").json() == {"status": "ready", "version": 1, "failed": None, "stalled": None}
     text = running.client.get("/metrics").text
     for line in (
         'treadle_requests_total{key="none",route="/v1/completions",status="200",version="1"} 1.0',

@@ -31,8 +31,8 @@ def test_the_shape_is_the_one_that_consoles_read(serve: Serve, until: Callable[.
     running = serve()
     empty = status(running)
     assert set(empty) == {
-        "at", "uptime", "model", "version", "draining", "load", "latency", "requests", "versions", "keys", "cost", "feedback",
-        "cache", "drift", "alerts",
+        "at", "uptime", "model", "version", "draining", "stalled", "load", "latency", "requests", "versions", "keys", "cost",
+        "feedback", "cache", "drift", "alerts",
     }
     assert empty["latency"] == {"first_token": None, "per_token": None, "total": None, "queue": None}
     assert (empty["keys"], empty["drift"], empty["alerts"]) == ([], [], [])

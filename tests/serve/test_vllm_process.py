@@ -332,6 +332,30 @@ def test_a_version_that_vllm_does_not_start_changes_nothing(served: Running, sta
     assert served.complete("x", max_tokens=4).json()["version"] == 1
 
 
+def test_a_server_whose_vllm_is_gone_is_not_ready_and_says_why(
+    served: Running, stand: Stand, until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PAUSE", 60.0)
+
+    def ready() -> tuple[int, str, str | None]:
+        response = served.client.get("/readyz")
+        assert served.client.get("/v1/status").json()["stalled"] == response.json()["stalled"]
+        return response.status_code, response.json()["status"], response.json()["stalled"]
+
+    assert ready() == (200, "ready", None)
+    stand.set("slow_start", 3)
+    os.kill(stand.all("starts")[0]["pid"], signal.SIGKILL)
+    until(lambda: served.client.get("/readyz").json()["stalled"])
+    assert ready() == (503, "stalled", "vLLM is starting")
+    stand.unset("slow_start")
+    until(lambda: served.client.get("/readyz").status_code == 200)
+    stand.set("no_start")
+    os.kill(stand.all("starts")[-1]["pid"], signal.SIGKILL)
+    until(lambda: "tried again in" in (served.client.get("/readyz").json()["stalled"] or ""))
+    assert served.client.get("/readyz").status_code == 503
+    assert served.client.get("/healthz").status_code == 200, "a new process would help nothing"
+
+
 def test_a_client_that_goes_away_frees_its_place(served: Running, stand: Stand, until: Callable[..., None]) -> None:
     stand.set("hold")
     with pytest.raises(Exception, match="timed out"):

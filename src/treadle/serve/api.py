@@ -165,9 +165,10 @@ def _add_health(routes: Routes, live: LiveModel, ledger: Ledger, monitor: Monito
         return {"status": "ok"}
 
     async def readyz(_: Request) -> JSONResponse:
-        failed = live.failed.as_dict() if live.failed else None
-        detail = {"status": "draining" if live.draining else "ready", "version": live.version.number, "failed": failed}
-        return JSONResponse(detail, 503 if live.draining else 200)
+        failed, stalled = live.failed.as_dict() if live.failed else None, live.stalled
+        status = "draining" if live.draining else "stalled" if stalled else "ready"
+        detail = {"status": status, "version": live.version.number, "failed": failed, "stalled": stalled}
+        return JSONResponse(detail, 200 if status == "ready" else 503)
 
     async def metrics(_: Request) -> Response:
         live.measure()

@@ -216,6 +216,11 @@ class LiveModel:
         route.rollout = beside.rollout.id
         return candidate.worker if candidate and route.point(beside.rollout.version) < beside.rollout.share else live
 
+    @property
+    def stalled(self) -> str | None:
+        """Why the live version can begin no answer, and what is done about it; None: it can."""
+        return self._worker.stalled if isinstance(self._worker, Writer) else None
+
     def measure(self) -> None:
         """Bring the gauges up to date."""
         active, waiting = self.load

@@ -114,7 +114,7 @@ def _status() -> Json:
                    "level": one("none", "some", "much")})
     load = dict.fromkeys(("active", "waiting", "slots", "queue"), COUNT)
     return thing({
-        "at": TEXT, "uptime": a("Seconds.", NUMBER), "model": TEXT, "version": WHOLE, "draining": YES,
+        "at": TEXT, "uptime": a("Seconds.", NUMBER), "model": TEXT, "version": WHOLE, "draining": YES, "stalled": maybe(TEXT),
         "load": thing({**load, "requests_per_minute": NUMBER, "tokens_per_minute": NUMBER}),
         "latency": a("Seconds, of the last five minutes.", by_name(seconds)), "requests": counts, "versions": several(version),
         "keys": several(thing({"key": TEXT, "requests": COUNT, "tokens": COUNT, "predictions": COUNT, "money": NUMBER})),
@@ -153,7 +153,8 @@ def responses(schema: Schema | None) -> dict[str, Json]:
         "Status": _status(),
         "Health": thing({"status": {"const": "ok"}}),
         "Ready": thing({
-            "status": one("ready", "draining"), "version": WHOLE,
+            "status": one("ready", "draining", "stalled"), "version": WHOLE,
+            "stalled": a("Why no answer can begin, and what is done about it.", maybe(TEXT)),
             "failed": a("The version that should be live and cannot be loaded.", maybe(failed)),
         }),
     }

@@ -34,7 +34,7 @@ class Status:
         monitor, live = self._watch.monitor, self._live
         return {
             "at": datetime.now(UTC).isoformat(timespec="seconds"), "uptime": round(time.monotonic() - monitor.began, 3),
-            "model": self._project.spec.name, "version": live.version.number, "draining": live.draining,
+            "model": self._project.spec.name, "version": live.version.number, "draining": live.draining, "stalled": live.stalled,
             "load": self._load(), "latency": {name: times.percentiles() for name, times in monitor.recent.items()},
             "requests": dict(monitor.outcomes), "versions": self._versions(said), "keys": self._keys(), "cost": self._cost(),
             "feedback": _feedback(said), "cache": dict(monitor.cache) if isinstance(live.worker, Writer) else None,

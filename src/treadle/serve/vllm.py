@@ -77,6 +77,16 @@ class VllmEngine(Writer):
         return self._context
 
     @property
+    def stalled(self) -> str | None:
+        """While vLLM is not there; what is asked meanwhile waits, unless it did not start several times in a row."""
+        again = self._next
+        if self._up:
+            return None
+        if again:
+            return f"vLLM does not start, and is tried again in {max(0.0, again - time.monotonic()):.0f} s"
+        return "vLLM is starting"
+
+    @property
     def room(self) -> int:
         """vLLM keeps a place for the last token too."""
         return self._context

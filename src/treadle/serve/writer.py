@@ -133,6 +133,11 @@ class Writer(ABC):
         """Tokens that prompt and answer share."""
 
     @property
+    def stalled(self) -> str | None:
+        """Why no answer can begin now, and what is done about it; None: they can."""
+        return None
+
+    @property
     def room(self) -> int:
         """Tokens that a prompt and its answer may have together: the answer's last one needs no place."""
         return self.context + 1

@@ -73,7 +73,7 @@ function draw({ load, latency, requests, versions, keys, cost, feedback, cache, 
     keys.map(({ key, requests: asked, tokens, predictions, money }) => [key, count(asked), count(tokens), count(predictions), figure(money)]),
     [1, 2, 3, 4], "No key was used.",
   ));
-  const state = server.draining ? "The server is stopping." : `Version ${server.version} of ${server.model} answers, for ${since(server.uptime)} so far.`;
+  const state = server.draining ? "The server is stopping." : server.stalled ? `No answer can begin: ${server.stalled}.` : `Version ${server.version} of ${server.model} answers, for ${since(server.uptime)} so far.`;
   stamp.textContent = `${state} As of ${moment(server.at)}.`;
   now.hidden = false;
 }
