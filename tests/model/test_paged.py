@@ -102,6 +102,18 @@ def test_what_was_read_is_not_read_again(model: LanguageModel):
     assert (held.hits, held.asked) == (80, 40 + 40 + 33 + 32 + 41)
 
 
+def test_readers_share_nothing(model: LanguageModel):
+    held, text = memory(model, 2, 14), list(range(40))
+    for slot, reader in enumerate(("alice", "bob")):
+        assert held.admit(slot, text, 50, reader=reader) == 0
+        held.read_parts(model, [Part(slot, text)])
+    held.release(0)
+    held.release(1)
+    assert held.admit(0, text, 50) == 0, "who has no name is one of them"
+    held.release(0)
+    assert [held.admit(slot, text, 50, reader=reader) for slot, reader in enumerate(("bob", "alice"))] == [32, 32]
+
+
 def test_a_text_waits_until_all_that_it_may_need_is_there(model: LanguageModel):
     held = memory(model, 3, 8)
     assert held.admit(0, [1] * 5, 100) == 0  # 7 pages

@@ -231,3 +231,17 @@ def test_a_ledger_that_cannot_be_read_is_500_without_details(
     response = shared.client.get("/v1/models", headers={"authorization": f"Bearer {key}"})
     assert (response.status_code, response.json()["error"]["type"]) == (500, "server_error")
     assert "I/O" not in response.text
+
+
+def test_what_one_key_asked_tells_another_nothing(serve: Callable[..., Any], site: Any) -> None:
+    """How many tokens of a prompt were known, and how soon its answer comes."""
+    running, prompt = serve(), "def function(one, two):\n    return one + two\n" * 4
+    keys = [site.ledger.add_key(name) for name in ("alice", "bob")]
+
+    def known(key: str | None) -> int:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        told = running.client.post("/v1/completions", json=BODY | {"prompt": prompt}, headers=headers)
+        return int(told.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    assert [known(key) for key in (*keys, None)] == [0, 0, 0]
+    assert all(known(key) >= 16 for key in (*keys, None))

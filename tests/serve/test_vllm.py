@@ -30,6 +30,9 @@ def test_an_answer_is_the_text_of_the_tokens_that_it_writes(make_vllm: Callable[
     ask(prompt="def f")
     tokens = [0, *ask.engine.tokenizer.encode("def f", add_special_tokens=False).ids]
     assert stand.all("asked")[1]["prompt"] == tokens
+    assert "cache_salt" not in asked
+    ask.finish(ask.start(asker=Asker("alice"))[1])
+    assert stand.all("asked")[2]["cache_salt"] == "alice", "so that it shares nothing with other keys"
 
 
 def test_how_tokens_fall_into_events_changes_nothing(make_vllm: Callable[..., Ask], stand: Stand) -> None:

@@ -51,9 +51,10 @@ class Memory(ABC):
         """Whether it has weights of its own, so that the model that it was made for may lose its."""
         return False
 
-    def admit(self, slot: int, tokens: Sequence[int], most: int, adapter: int = -1) -> int | None:
+    def admit(self, slot: int, tokens: Sequence[int], most: int, adapter: int = -1, reader: str = "") -> int | None:
         """Give ``slot`` to a text that begins with ``tokens`` and has at most ``most`` in the end, read with the ``adapter`` of
-        that place; -1: none. Gives how many are known already, of which none need be read; None: there is no room as yet."""
+        that place; -1: none. Gives how many are known already, since ``reader`` had them read before, of which none need be read;
+        None: there is no room as yet."""
         assert adapter < 0, "only a decoder has adapters"
         self.clear(slot)
         return 0

@@ -1,8 +1,9 @@
 """Keys and values of many texts in pages: each text holds as many as it has filled, and texts that begin alike share them.
 
 A page that is full is known by a digest of all tokens up to its end. When its text is done it stays, until its room is needed, the
-one least lately used first; a text that begins with those tokens takes it over instead of reading them again. Since the decoder's
-results follow from a text alone, that changes no answer.
+one least lately used first; a text of the same reader that begins with those tokens takes it over instead of reading them again.
+Since the decoder's results follow from a text alone, that changes no answer. Readers share nothing: how soon a text was known would
+tell one how another's began.
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ class Paged(Memory):
     def has_weights(self) -> bool:
         return True
 
-    def admit(self, slot: int, tokens: Sequence[int], most: int, adapter: int = -1) -> int | None:
+    def admit(self, slot: int, tokens: Sequence[int], most: int, adapter: int = -1, reader: str = "") -> int | None:
         needed = -(-min(most, self.context) // PAGE)
         assert needed <= self.pages.count, f"a text of {most} tokens never has room"
         seed = bytes.fromhex(self.decoder.adapters[adapter].digest) if adapter >= 0 else b""
+        seed += hashlib.sha256(reader.encode()).digest() if reader else b""
         shared = self._shared(tokens, seed)
         room = len(self._free) + sum(page not in shared for page in self._unused) - sum(self._promised)
         if needed - len(shared) > room:
@@ -107,7 +109,7 @@ class Paged(Memory):
         self.lengths[slot] -= count
 
     def _shared(self, tokens: Sequence[int], seed: bytes) -> list[int]:
-        """Full pages with which a text begins, read with the adapter of ``seed``; at least one token is left to read."""
+        """Full pages with which a text begins, of the adapter and the reader of ``seed``; at least one token is left to read."""
         found, digest = [], seed
         for start in range(0, len(tokens) - PAGE, PAGE):
             digest = _digest(digest, tokens[start : start + PAGE])

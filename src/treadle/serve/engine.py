@@ -74,7 +74,7 @@ class Engine(Writer):
             free = sorted(set(range(self.slots)) - {answer.slot for answer in self._active})
             while free and (first := self._line.next()):
                 adapter = self._places.get(first.settings.adapter or "", -1)
-                known = self._memory.admit(free[0], first.prompt, self._most(first), adapter)
+                known = self._memory.admit(free[0], first.prompt, self._most(first), adapter, first.asker.key)
                 if known is None:
                     break
                 self._line.begin(first)

@@ -286,6 +286,8 @@ def _body(answer: Answer, room: int, ends: Sequence[int]) -> dict[str, Any]:
         "stop_token_ids": list(ends), "skip_special_tokens": False, "return_token_ids": True,
         "stream_options": {"include_usage": True},
     }
+    if answer.asker.key:
+        given["cache_salt"] = answer.asker.key  # keys share nothing of what was read
     if sampling.bias:
         bias: Counter[str] = Counter()
         for token, amount in sampling.bias:
