@@ -111,6 +111,20 @@ def test_where_nothing_is_left_to_chance_the_texts_are_the_same(pair: tuple[Runn
             assert (theirs["finish_reason"], theirs["tokens"]) == (own["finish_reason"], own["tokens"])
 
 
+def test_keys_share_nothing_of_what_was_read(pair: tuple[Running, Running]) -> None:
+    theirs, prompt = pair[0], PROMPTS[0] * 40
+    keys = [theirs.site.ledger.add_key(name) for name in ("alice", "bob@example.org")]
+
+    def known(key: str) -> int:
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": 1, "truncate_prompt_tokens": -1}
+        told = theirs.client.post("/v1/completions", json=body, headers={"authorization": f"Bearer {key}"}, timeout=60)
+        assert told.status_code == 200, told.text
+        return int(told.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    assert [known(key) for key in keys] == [0, 0]
+    assert all(known(key) > 0 for key in keys)
+
+
 def test_logprobs_are_the_same_but_for_rounding(pair: tuple[Running, Running]) -> None:
     values: list[float] = []
     for prompt in PROMPTS:

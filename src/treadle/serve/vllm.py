@@ -3,6 +3,7 @@ long each may take, what becomes text and where it ends is decided here, as with
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -287,7 +288,7 @@ def _body(answer: Answer, room: int, ends: Sequence[int]) -> dict[str, Any]:
         "stream_options": {"include_usage": True},
     }
     if answer.asker.key:
-        given["cache_salt"] = answer.asker.key  # keys share nothing of what was read
+        given["cache_salt"] = hashlib.sha256(answer.asker.key.encode()).hexdigest()  # keys share nothing of what was read
     if sampling.bias:
         bias: Counter[str] = Counter()
         for token, amount in sampling.bias:
