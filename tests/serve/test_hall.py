@@ -22,6 +22,7 @@ import pytest
 import uvicorn
 from sites import Site
 
+from treadle.console.app import add_console
 from treadle.core.errors import UserError
 from treadle.core.project import load_project
 from treadle.serve import live as module
@@ -81,7 +82,7 @@ def serve(folders: tuple[Path, Path]) -> Iterator[Callable[[str], Pair]]:
                 stack.callback(one.ledger.close)
             models = stack.enter_context(contextlib.closing(Models()))
             listener = stack.enter_context(contextlib.closing(listen("127.0.0.1", 0)))
-            server = uvicorn.Server(configure(models.open(every, host), projects[0].spec.serve))
+            server = uvicorn.Server(configure(models.open(every, host, add_console), projects[0].spec.serve))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
             stack.callback(thread.join)
@@ -220,6 +221,35 @@ def test_two_of_one_name_or_ledger_are_refused(site: Site, folders: tuple[Path, 
     shared = load_project(folders[1], (f"store={json.dumps(str(project.store))}",))
     with pytest.raises(UserError, match="same ledger: other"):
         check_apart([ours, Served(shared, site.store, site.ledger)])
+
+
+def test_the_console_is_that_of_the_project_that_was_chosen_last(serve: Callable[..., Pair]) -> None:
+    pair = serve()
+
+    def shown(path: str) -> str:
+        response = pair.client.get(path, follow_redirects=True)
+        assert response.status_code == 200
+        (name,) = re.findall(r"<title>[^<]* · (\w+) · Treadle</title>", response.text)
+        return str(name)
+
+    assert shown("/console") == "tiny"
+    listed = pair.client.get("/console/projects").text
+    assert 'href="/console/projects?model=other"' in listed
+    assert str(pair.other.live()["package"]) not in listed
+    assert shown("/console/projects?model=other") == "other"
+    cookie = next(iter(pair.client.cookies.jar))
+    assert (cookie.name, cookie.value, cookie.path) == ("treadle_model", "other", "/console")
+    assert [shown(path) for path in ("/console", "/console/keys", "/console/feedback")] == ["other"] * 3
+    token = re.findall(r'name="token" content="([\w-]+)"', pair.client.get("/console/keys").text)[0]
+    made = pair.client.post("/console/keys", json={"name": "made", "scopes": ["answer"]}, headers={"x-treadle-token": token})
+    assert made.status_code == 200, made.text
+    assert [[row["name"] for row in ledger.list_keys()] for ledger in (pair.tiny, pair.other)] == [[], ["made"]]
+    assert shown("/console?model=tiny") == "tiny"
+    assert shown("/console/keys") == "tiny"
+    assert pair.client.get("/console?model=neither").headers.get("set-cookie") is None
+    assert pair.client.get("/v1/models?model=other").headers.get("set-cookie") is None
+    pair.client.cookies.set("treadle_model", "no\"such", path="/console")
+    assert shown("/console") == "tiny"
 
 
 @pytest.mark.parametrize("by_file", [False, True])

@@ -19,7 +19,7 @@ def add(desk: Desk) -> None:
         return desk.page(request, "overview.html", "Overview")
 
     def projects(request: Request) -> Response:
-        return desk.page(request, "projects.html", "Projects", projects=[_project(desk)])
+        return desk.page(request, "projects.html", "Projects", projects=[_project(desk)], others=desk.inside.others)
 
     desk.get("/console", now)
     desk.get("/console/", lambda request: RedirectResponse("/console", 308))

@@ -59,6 +59,8 @@ class Inside:
     host: str
     lockout: Lockout
     sessions: Sessions
+    others: Sequence[str] = ()
+    """Projects that the same server has beside it."""
 
 
 Also = Callable[[Routes, Inside], None]
@@ -80,12 +82,12 @@ class App:
 
 def make_app(
     project: Project, ledger: Ledger, live: LiveModel, monitor: Monitor, host: str, also: Also | None = None,
-    others: Sequence[str] = (),
+    others: Sequence[Sequence[str]] = (),
 ) -> App:
     """The API and the page of ``project``, answered by ``live``, and what ``also`` adds; ``host`` is the address that is listened
-    on, ``others`` are models that the same server has beside it."""
-    routes, settings = Routes(), project.spec.serve
-    _add_model_routes(routes, project, live, Desk(project.spec.name, settings, live, ledger, monitor, others))
+    on, ``others`` are models that the same server has beside it, by all their names, the project's first."""
+    routes, settings, every = Routes(), project.spec.serve, [name for names in others for name in names]
+    _add_model_routes(routes, project, live, Desk(project.spec.name, settings, live, ledger, monitor, every))
     _add_feedback(routes, project, ledger, monitor)
     watch = Watch(project, live, monitor)
     _add_health(routes, live, ledger, monitor)
@@ -94,7 +96,7 @@ def make_app(
     add_openapi(routes, project, live, host)
     lockout, sessions = Lockout(settings.lockout, ledger, monitor), Sessions()
     if also is not None:
-        also(routes, Inside(project, ledger, live, monitor, host, lockout, sessions))
+        also(routes, Inside(project, ledger, live, monitor, host, lockout, sessions, [names[0] for names in others]))
     accounts = Accounts(ledger, settings.limits, settings.price, project.spec.plan.currency)
     guard = Guard(routes, ledger, host, longest_body(project.spec), accounts, lockout, sessions)
     return App(routes, watch, WatchRequests(guard, watch))

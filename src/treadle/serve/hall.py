@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, unquote
 
 import anyio.to_thread
 from starlette.datastructures import Headers
@@ -17,6 +18,7 @@ from treadle.serve.access import replayed
 from treadle.store.ledger import Ledger
 
 _LIST = "/v1/models"
+_COOKIE = "treadle_model"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Hall:
 
     - A POST goes where its ``model`` says; feedback where its answer was given; a GET where ``?model=NAME`` says, or what stands
       behind ``/v1/models/``.
+    - The console is that of the model that ``?model=NAME`` named last, which a cookie remembers: its links and forms name none.
     - A key opens the room whose ledger knows it, and the others do not hear of it; what names no model goes to the first such room.
     - ``/v1/models`` lists the models of all rooms that the key opens, or on loopback without a key of all.
 
@@ -59,7 +62,8 @@ class Hall:
         if rooms and scope["method"] == "POST":
             body = await self._read(receive)
         room = await self._wanted(rooms, scope, body)
-        await room.app(scope, replayed(body, receive), send)
+        chosen = _queried(scope) if _is_console(scope) else None
+        await room.app(scope, replayed(body, receive), _remembering(send, chosen) if chosen in room.names else send)
 
     def _known(self, authorization: str | None) -> list[Room]:
         """The rooms that a request with this header may be for; none: the first refuses it."""
@@ -112,12 +116,47 @@ class Hall:
 
 def _said(scope: Scope, body: Sequence[Message]) -> dict[str, Any]:
     """What a request says of where it belongs: ``model``, ``answer_id``; nothing where it cannot be read, which a room will say."""
+    if _is_console(scope):
+        name = _queried(scope) or _remembered(scope)
+        return {} if name is None else {"model": name}
     if scope["method"] != "POST":
         if scope["path"].startswith(f"{_LIST}/"):
             return {"model": scope["path"].removeprefix(f"{_LIST}/")}
-        return {"model": name[0]} if (name := parse_qs(scope.get("query_string", b"").decode("latin-1")).get("model")) else {}
+        return {} if (name := _queried(scope)) is None else {"model": name}
     try:
         said = json.loads(b"".join(part.get("body", b"") for part in body))
     except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
+
+
+def _is_console(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path == "/console" or path.startswith("/console/")
+
+
+def _queried(scope: Scope) -> str | None:
+    """What ``?model=`` says."""
+    found = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("model")
+    return found[0] if found else None
+
+
+def _remembered(scope: Scope) -> str | None:
+    """What the cookie says."""
+    try:
+        found = SimpleCookie(Headers(scope=scope).get("cookie", "")).get(_COOKIE)
+    except CookieError:
+        return None
+    return None if found is None else unquote(found.value)
+
+
+def _remembering(send: Send, name: str | None) -> Send:
+    """``send``, with a cookie that says ``name``; it chooses a room, and opens none."""
+    cookie = f"{_COOKIE}={quote(name or '', safe='')}; Path=/console; HttpOnly; SameSite=Lax"
+
+    async def remembering(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"set-cookie", cookie.encode())]}
+        await send(message)
+
+    return remembering

@@ -61,7 +61,7 @@ class Models:
             spec, monitor = served.project.spec, Monitor()
             live = LiveModel(served.store, served.ledger, spec.serve, monitor, served.project.folder)
             self.lives.append(live)
-            others = [name for other in every if other is not served for name in other.names]
+            others = [other.names for other in every if other is not served]
             app = make_app(served.project, served.ledger, live, monitor, host, also, others)
             self._watches.append(app.watch)
             rooms.append(Room(served.names, app, served.ledger, longest_body(spec)))
