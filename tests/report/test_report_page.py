@@ -215,3 +215,20 @@ def test_the_path_is_the_callers(trained: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises((WorkError, OSError)):
         write_report(trained.project, trained.store, trained.ledger, tmp_path / "file" / "r.html")
+
+
+def test_a_candidate_is_told_of_with_how_it_does_and_what_became_of_it(tmp_path: Path) -> None:
+    world = empty_world(tmp_path)
+    first_run(world)
+    make(world, "package2", "package", [world.ids["model"]], {"quantize": "none"})
+    assert "candidate" not in report(world)[1].text.lower()
+    started = world.ledger.start_rollout("canary", world.ids["package2"], "a <b>better</b> one", 0.25)
+    _, page = report(world)
+    assert "The candidate beside it" in page.text
+    assert f"canary: version {started.version} answers 25% of requests" in page.text
+    assert "a <b>better</b> one" in page.text
+    assert "winner known: not yet" in page.text
+    world.ledger.stop_rollout("it was slow")
+    _, page = report(world)
+    assert "The candidate beside it" not in page.text
+    assert [word in page.text for word in ("Candidates", "canary", "25%", "stopped", "it was slow")] == [True] * 5

@@ -11,6 +11,7 @@ from treadle.core.errors import UserError
 from treadle.core.project import Project
 from treadle.store.artifacts import Store
 from treadle.store.ledger import Ledger
+from treadle.store.standing import standing
 
 Manifest = Mapping[str, Any]
 
@@ -42,6 +43,10 @@ class Facts:
     runs: Sequence[Mapping[str, Any]]
     feedback: Sequence[Mapping[str, Any]]
     totals: Mapping[str, int]
+    rollouts: Sequence[Mapping[str, Any]] = ()
+    """Every start, change and end of a candidate, oldest first."""
+    candidate: Sequence[str] = ()
+    """How the one that stands beside the live version does, in lines; none: nothing does."""
 
     @property
     def live(self) -> Mapping[str, Any] | None:
@@ -101,6 +106,7 @@ def gather(project: Project, store: Store, ledger: Ledger, of: str | None = None
         project, manifests, corpus, dataset, model, package, cards, _earlier(manifests, model, cards), _folds(manifests, corpus),
         _pictures(store, dataset, "augmented."), _pictures(store, model, "most_wrong."), read_history(store, model), deployments,
         [dict(row) for row in ledger.all_runs()], [dict(row) for row in ledger.all_feedback()], ledger.totals(),
+        [dict(row) for row in ledger.all_rollouts()], standing(ledger).lines() if ledger.rollout() else (),
     )
 
 

@@ -111,6 +111,15 @@ def versions(facts: Facts) -> Html:
         state = tag("b", "live", class_="good") if row is live else ""
         rows.append([f"{row['version']}", row["action"], _date(row["at"]), row["reason"], tag("code", row["package"]), state])
     parts = [table(["version", "what", "when", "reason", "package", ""], rows, stacks=True)]
+    if facts.candidate:
+        lines = [tag("li", line.strip()) for line in facts.candidate]
+        parts += [tag("h3", "The candidate beside it"), tag("ul", *lines)]
+    if facts.rollouts:
+        rows = [
+            [f"{row['version']}", row["kind"], f"{row['share']:.0%}", _date(row["at"]), row["reason"], tag("code", row["package"])]
+            for row in facts.rollouts
+        ]
+        parts += [tag("h3", "Candidates"), table(["version", "what", "share", "when", "reason", "package"], rows, stacks=True)]
     said = Counter("edited" if row["edited"] is not None else str(row["rating"]) for row in facts.said)
     answers = facts.totals.get("answers", 0)
     if answers:
