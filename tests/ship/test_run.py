@@ -93,7 +93,7 @@ def test_it_answers_as_the_live_version_and_stops_in_order(place: Place, home: H
     key = place.treadle("key", "add", "alice").stdout.strip()
     package = home.ledger.live()["package"]
     with place.serving() as (process, url), httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client:
-        assert client.get("/readyz").json() == {"status": "ready", "version": 3, "failed": None}
+        assert client.get("/readyz").json() == {"status": "ready", "version": 3, "failed": None, "stalled": None}
         (model,) = client.get("/v1/models").json()["data"]
         assert (model["id"], model["version"], model["package"]) == (NAME, 3, package)
         answer = client.post("/v1/completions", json={"model": NAME, "prompt": "def ", "max_tokens": 8, "temperature": 0}).json()

@@ -12,6 +12,7 @@ from treadle.console.desk import Desk
 from treadle.core.errors import RequestError
 from treadle.serve import schema
 from treadle.serve.answers import record_feedback
+from treadle.serve.predictions import described
 from treadle.serve.writer import Writer
 
 _RATINGS: dict[str, tuple[str, str]] = {
@@ -36,9 +37,11 @@ def add(desk: Desk) -> None:
 
     def shown(request: Request) -> Response:
         worker, settings = desk.inside.live.worker, desk.project.spec.serve
+        columns = [] if isinstance(worker, Writer) else described(worker)["inputs"]
         return desk.page(
             request, "playground.html", "Playground", language=isinstance(worker, Writer), longest=min(96, settings.max_tokens),
-            most=settings.max_tokens, store=settings.store, live=desk.inside.live.version.number,
+            most=settings.max_tokens, store=settings.store, live=desk.inside.live.version.number, columns=columns,
+            files=any(column["kind"] in ("image", "audio") for column in columns),
         )
 
     def vote(request: Request, body: bytes) -> dict[str, Any]:

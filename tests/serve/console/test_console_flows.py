@@ -15,8 +15,11 @@ import pytest
 from consoles import HOSTILE, answered, console
 from every_input import project_with_every_input, row
 from playwright.sync_api import Page, expect
+from shops import shop_site
 from sites import Running, Site
 
+from treadle.data.schema import Schema
+from treadle.model.network import load_network, make_network, save_network
 from treadle.store.ledger import Ledger
 from treadle.store.tables import keys, now
 
@@ -209,6 +212,60 @@ def test_two_versions_are_asked_by_number(served: Running, open_page: Open) -> N
     ask_both(page)
     assert asked[2:] == [None, None]
     ledger.stop_rollout("seen")
+
+
+def test_versions_of_a_model_of_records_are_compared_blind(tmp_path: Path, open_page: Open) -> None:
+    with shop_site(tmp_path) as site, console(site) as server:
+        page = opened(open_page, server, "/playground")
+        expect(page.get_by_text("nothing to compare it with")).to_be_visible()
+        expect(page.get_by_role("button", name="Ask both")).to_be_disabled()
+        begin_other(server)
+        page.reload()
+        expect(page.get_by_label("Second version")).to_have_value(re.compile("[12]"))
+        page.get_by_label("price").fill("12.5")
+        page.get_by_label("colour").select_option("blue")
+        page.get_by_label("sold").select_option("yes")
+        page.get_by_label("day").fill("2026-01-12")
+        page.get_by_label("note").fill("as new")
+        asked: list[Any] = []
+
+        def note(request: Any) -> None:
+            if "/v1/predict" in request.url:
+                asked.append((request.headers["x-treadle-version"], request.post_data_json))
+
+        page.on("request", note)
+        page.get_by_label("note").press("Control+Enter")
+        expect(page.get_by_role("heading", name="Left")).to_be_focused()
+        assert sorted(version for version, _ in asked) == ["1", "2"]
+        sent = asked[0][1]["inputs"]
+        known = {"price": "12.5", "colour": "blue", "sold": "yes", "day": "2026-01-12", "note": "as new"}
+        assert sent == {**known, "words": None, "past": None}
+        for side in ("left", "right"):
+            heads = re.findall(r"^\w+", page.locator(f"[data-side={side}]").inner_text(), re.M)
+            assert heads == ["kind", "weight", "parts", "returned"]
+        page.keyboard.press("2")
+        expect(page.get_by_role("status")).to_contain_text("Filed as feedback")
+        left, right = (page.locator(f"[data-whose={side}]").inner_text() for side in ("left", "right"))
+        assert {left, right} == {"version 1", "version 2"}
+        rated = {rating: site.ledger.answer(answer)["version"] for answer, rating, _ in said(site.ledger)}
+        assert (f"version {rated['down']}", f"version {rated['up']}") == (left, right)
+
+
+def begin_other(server: Running) -> None:
+    """Put a network of other weights beside the live one."""
+    site = server.site
+    live = site.folder(site.ledger.live()["package"])
+    network, schema = load_network(live), Schema.load(live)
+    id = site.store.identify("package", [], {"other": True}, 1)
+    with site.store.create(id, parents=[], config={"other": True}, version=1, seed=1) as draft:
+        save_network(make_network(network.spec, schema.layouts, 1), draft.path)
+        schema.save(draft.path)
+    site.ledger.record_artifact({"id": id, "kind": "package", "counts": {}, "parents": []})
+    site.ledger.start_rollout("ab", id, "to see", 0.5)
+    end = time.monotonic() + 20
+    while server.live.beside is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("choice", "ratings"), [("right", ["down", "up"]), ("both", ["up", "up"]), ("neither", ["down", "down"])])

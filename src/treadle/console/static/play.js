@@ -3,7 +3,7 @@
 import { Failure, ask, attempt, forPage, make, random, say } from "./common.js";
 
 const by = (id) => document.getElementById(id);
-const form = by("ask"), sides = by("sides"), votes = [...document.querySelectorAll("[data-choice]")];
+const form = by("ask"), records = form.dataset.kind === "record", sides = by("sides"), votes = [...document.querySelectorAll("[data-choice]")];
 let shown = null; // by side, the ids of the answers that wait for a vote
 
 // Which versions answer is known by /v1/status; without that route, the live one does.
@@ -15,11 +15,15 @@ async function versions() {
     if (!(error instanceof Failure)) throw error;
   }
   if (found.length < 2) {
-    by("versions-told").textContent = `Version ${form.dataset.live} alone answers, so two temperatures are compared.`;
+    const why = records ? "and there is nothing to compare it with: begin a candidate with 'treadle rollout'" : "so two temperatures are compared";
+    by("versions-told").textContent = `Version ${form.dataset.live} alone answers, ${why}.`;
+    by("go").disabled = records;
     return;
   }
-  by("what").prepend(make("option", { value: "versions" }, "two versions"));
-  by("what").value = "versions";
+  if (!records) {
+    by("what").prepend(make("option", { value: "versions" }, "two versions"));
+    by("what").value = "versions";
+  }
   for (const [place, id] of ["version-a", "version-b"].entries()) {
     by(id).replaceChildren(...found.map(({ version, role }) => make("option", { value: version }, `version ${version} (${role})`)));
     by(id).value = found[place].version;
@@ -28,23 +32,52 @@ async function versions() {
   choose();
 }
 
+const twoVersions = () => records || by("what").value === "versions";
+
 function choose() {
-  const two = by("what").value === "versions";
+  const two = twoVersions();
   for (const field of document.querySelectorAll("[data-for]")) {
     field.hidden = (field.dataset.for === "versions") !== two;
     for (const input of field.querySelectorAll("input, select")) input.disabled = field.hidden;
   }
-  by("label-a").textContent = two ? "Temperature of both" : "First temperature";
+  if (!records) by("label-a").textContent = two ? "Temperature of both" : "First temperature";
+}
+
+// A column that is left empty is missing.
+function record() {
+  const fields = [...form.querySelectorAll("[data-column]")];
+  return Object.fromEntries(fields.map((field) => [field.dataset.column, field.value === "" ? null : field.value]));
 }
 
 function request(which) {
-  const two = by("what").value === "versions";
+  if (records) {
+    const body = { model: form.dataset.model, inputs: record(), store: by("keep")?.checked ?? false };
+    return ask("/v1/predict", body, { "x-treadle-version": by(`version-${which}`).value });
+  }
+  const two = twoVersions();
   const temperature = by(two ? "temperature-a" : `temperature-${which}`).valueAsNumber;
   const body = {
     model: form.dataset.model, prompt: by("prompt").value, temperature, max_tokens: by("longest").valueAsNumber,
     store: by("keep")?.checked ?? false, truncate_prompt_tokens: -1,
   };
   return ask("/v1/completions", body, two ? { "x-treadle-version": by(`version-${which}`).value } : {});
+}
+
+function words(said) {
+  if (typeof said === "number") return String(Number(said.toPrecision(6)));
+  if (Array.isArray(said)) return said.map(words).join(", ") || "none";
+  return typeof said === "string" ? said : JSON.stringify(said);
+}
+
+// The id of an answer, and what of it is shown.
+function told(answer) {
+  if (!records) return [answer.id, [make("span", { class: "asked" }, by("prompt").value), make("mark", {}, answer.choices[0].text)]];
+  const [{ id, heads }] = answer.predictions;
+  return [id, Object.entries(heads).map(([name, { answer: said, probabilities }]) => {
+    const [best] = Object.entries(probabilities ?? {}).sort(([, a], [, b]) => b - a);
+    const sure = best ? ` (${best[0]}: ${(100 * best[1]).toFixed(1)}%)` : "";
+    return make("div", {}, `${name}: `, make("mark", {}, words(said)), sure);
+  })];
 }
 
 async function go() {
@@ -55,10 +88,10 @@ async function go() {
   await attempt(async () => {
     const answers = await Promise.all([request("a"), request("b")]); // neither is shown before the other, which might tell them apart
     if (random() < 0.5) answers.reverse();
-    shown = { left: answers[0].id, right: answers[1].id };
-    for (const [place, side] of ["left", "right"].entries()) {
-      const text = answers[place].choices[0].text;
-      document.querySelector(`[data-side=${side}]`).replaceChildren(make("span", { class: "asked" }, by("prompt").value), make("mark", {}, text));
+    const [[left, ...first], [right, ...second]] = answers.map(told);
+    shown = { left, right };
+    for (const [side, [seen]] of [["left", first], ["right", second]]) {
+      document.querySelector(`[data-side=${side}]`).replaceChildren(...seen);
       document.querySelector(`[data-whose=${side}]`).textContent = "";
     }
     for (const button of votes) {
@@ -78,18 +111,18 @@ async function vote(choice) {
   const { left, right } = shown;
   shown = null;
   const done = await attempt(async () => {
-    const told = await ask("/console/playground/vote", { left, right, choice });
+    const found = await ask("/console/playground/vote", { left, right, choice });
     for (const button of votes) {
       button.disabled = true;
       button.setAttribute("aria-pressed", button.dataset.choice === choice);
     }
-    const words = ["left", "right"].map((side) => {
-      const { version, temperature } = told[side];
-      const whose = `version ${version}, temperature ${temperature}`;
+    const both = ["left", "right"].map((side) => {
+      const { version, temperature } = found[side];
+      const whose = `version ${version}${records ? "" : `, temperature ${temperature}`}`;
       document.querySelector(`[data-whose=${side}]`).textContent = whose;
       return `${side}: ${whose}`;
     });
-    say(`Filed as feedback. ${words.join("; ")}.`);
+    say(`Filed as feedback. ${both.join("; ")}.`);
   });
   if (!done) shown = { left, right };
 }
@@ -98,12 +131,12 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   go();
 });
-by("prompt").addEventListener("keydown", (event) => {
+form.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   event.preventDefault();
   form.requestSubmit();
 });
-by("what").addEventListener("change", choose);
+by("what")?.addEventListener("change", choose);
 for (const button of votes) button.addEventListener("click", () => vote(button.dataset.choice));
 document.addEventListener("keydown", (event) => {
   const choice = ["left", "right", "both", "neither"][Number(event.key) - 1];
