@@ -22,9 +22,10 @@ from side_by_side import Result, alternate, heading, table
 
 from treadle.core.machine import peak_memory
 from treadle.core.runtime import choose_runtime
+from treadle.model.generate import make_memory
 from treadle.model.hub import load_model, save_model
 from treadle.model.layers.quantized import quantize_modules
-from treadle.model.memory import Cache, advance
+from treadle.model.memory import Part
 from treadle.model.model import make_model
 from treadle.spec.shape import Shape
 
@@ -35,16 +36,19 @@ TIMES = 3
 
 @torch.inference_mode()
 def treadle(folder: Path, streams: int) -> Callable[[int], list[int]]:
-    model = load_model(folder)
-    prompt, slots = _prompts(streams), list(range(streams))
+    model, prompts = load_model(folder), _prompts(streams).tolist()
+    memory = make_memory(model, streams)
 
     def generate(count: int) -> list[int]:
-        cache, first = Cache(model.shape, streams), []
-        tokens = advance(model, cache, slots, prompt).argmax(-1)
+        first = []
+        for slot, prompt in enumerate(prompts):
+            memory.release(slot)
+            memory.admit(slot, prompt, PROMPT + count, reader=str(time.monotonic_ns()))  # so that none is known from before
+        tokens = memory.read_parts(model, [Part(slot, prompt) for slot, prompt in enumerate(prompts)]).argmax(-1).tolist()
         for _ in range(count - 1):
-            first.append(int(tokens[0]))
-            tokens = advance(model, cache, slots, tokens[:, None]).argmax(-1)
-        return [*first, int(tokens[0])]
+            first.append(tokens[0])
+            tokens = memory.read_parts(model, [Part(slot, [token]) for slot, token in enumerate(tokens)]).argmax(-1).tolist()
+        return [*first, tokens[0]]
 
     return generate
 

@@ -86,7 +86,7 @@ def test_without_quantisation_the_package_is_the_model(built: tuple, tmp_path: P
     tokens = torch.randint(0, 400, (2, 32))
     models = [load_model(workshop.store.folder(id)) for id in (outcome.artifacts["model"], other.artifacts["package"])]
     assert torch.equal(models[0].logits(tokens), models[1].logits(tokens))
-    assert abs(other.package["drift"]) < 1e-9
+    assert abs(other.package["drift"]) < 1e-6
     assert "packaged anew" in workshop.ledger.live()["reason"]
     assert workshop.ledger.rollback("back to int8")["package"] == outcome.artifacts["package"]
 

@@ -17,11 +17,12 @@ from torch import Tensor
 from treadle.core import native
 from treadle.core.errors import ArtifactError, UserError
 from treadle.model.adapter import CONFIG, PRODUCTS, WEIGHTS, Adapter
-from treadle.model.decoder import decoder_of
+from treadle.model.decoder import compiled_decoder
 from treadle.model.layers.quantized import quantize_language
 from treadle.model.memory import Part
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.paged import Paged
+from treadle.model.torch_decoder import TorchDecoder
 from treadle.spec.shape import Shape
 
 SHAPE = Shape(vocabulary=40, context=100, depth=2, width=32, heads=4, kv_heads=2, head_dim=16, hidden=48)
@@ -31,9 +32,15 @@ CONFIGURED = {"peft_type": "LORA", "r": 4, "lora_alpha": 12, "bias": "none", "ta
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    if native.compiler() is None:
-        pytest.skip("needs a C compiler")
     return make_model(SHAPE, 0).eval()
+
+
+@pytest.fixture(autouse=True, params=["kernels", "torch"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "torch":
+        monkeypatch.setattr(native, "kernels", lambda: None)
+    elif native.compiler() is None:
+        pytest.skip("needs a C compiler")
 
 
 def matrix(model: LanguageModel, layer: int, member: str) -> Any:
@@ -75,10 +82,8 @@ def merged(model: LanguageModel, tensors: dict[str, Tensor], scale: float) -> La
 
 
 def memory(model: LanguageModel, adapters: list[Adapter], threads: int = 1, slots: int = 3) -> Paged:
-    decoder = decoder_of(model, threads)
-    assert decoder is not None
-    decoder.adapters = adapters
-    return Paged(decoder, slots, 7 * slots)
+    decoder = compiled_decoder(model, threads, adapters)
+    return Paged(decoder or TorchDecoder(copy.deepcopy(model), torch.device("cpu"), adapters), slots)
 
 
 def scores(held: Paged, model: LanguageModel, tokens: list[int], adapter: int, slot: int = 0) -> Tensor:
@@ -122,7 +127,7 @@ def test_what_is_added_to_rounded_weights_is_the_same(tmp_path: Path, model: Lan
     if kind in ("int8", "int4"):
         quantize_language(base, kind)
     held = memory(base, [Adapter.load(tmp_path, "polite", SHAPE)])
-    assert held.decoder.kind == {"bf16": torch.bfloat16, "int8": torch.int8}[kind]
+    assert held.decoder.kind == ((held.decoder.has_weights and {"bf16": torch.bfloat16, "int8": torch.int8}[kind]) or torch.float32)
     error = (scores(held, base, text(3), 0) - more).abs().max()
     assert error < 0.1 * (more - plain).abs().max()
     assert (scores(held, base, text(3), -1) - plain).abs().max() < 0.1 * (more - plain).abs().max()

@@ -15,8 +15,9 @@ from treadle.core.gradients import Gradients
 from treadle.core.runtime import choose_runtime
 from treadle.data.packing import Packed
 from treadle.data.shards import Document, Shard, write_shard
+from treadle.model.generate import make_memory
 from treadle.model.layers.apart import by_length
-from treadle.model.memory import Cache, advance
+from treadle.model.memory import Part
 from treadle.model.model import LanguageModel, make_model
 from treadle.spec.train import Train
 from treadle.train.objectives import OBJECTIVES
@@ -103,9 +104,10 @@ def test_what_is_served_is_what_was_trained(tmp_path: Path):
         trained = logits_of(model, batch)[0]
         for text in texts:
             at = batch.targets["next"][0].tolist().index(text[0])
-            cache = Cache(model.shape, 1)
+            memory = make_memory(model, 1)
+            memory.admit(0, [0], 32)
             for place, token in enumerate([0, *text[:-1]]):
-                scores = advance(model, cache, [0], torch.tensor([[token]]))
+                scores = memory.read_parts(model, [Part(0, [token])])
                 assert (scores[0] - trained[at + place]).abs().max() < 1e-5
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
 
 import pytest
 import torch
+from decoders import check_company, model_of, read, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from treadle.core import native
 from treadle.core.native import Kernels
-from treadle.model.decoder import PAGE, Decoder, Pages, Pass
+from treadle.model.decoder import CompiledDecoder
 from treadle.model.layers.four_bits import KIND as INT4
 from treadle.model.layers.four_bits import Int4Linear
-from treadle.model.layers.quantized import quantize_language
-from treadle.model.model import LanguageModel, make_model
+from treadle.model.passes import Pages
 from treadle.spec.shape import Shape
 
 SHAPES = [
@@ -38,35 +37,12 @@ def run() -> Kernels:
     return found
 
 
-def model_of(shape: Shape, kind: str) -> LanguageModel:
-    model = make_model(shape, 0).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(p.bfloat16().float() if kind == "bf16" else p)
-            if p.dim() == 1:
-                p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
-    if kind in ("int8", "int4"):
-        quantize_language(model, kind)
-    return model
-
-
-def read(decoder: Decoder, pages: Pages, text: Sequence[int], held: Sequence[int], start: int = 0) -> Tensor:
-    """Scores (T, V) behind every token of ``text``, which begins at ``start``."""
-    count = len(text)
-    given = Pass(text, range(start, start + count), [0] * count, torch.tensor([list(held)]), range(count))
-    return decoder.read(given, pages)
-
-
-def words(shape: Shape, count: int, seed: int = 0) -> list[int]:
-    return [random.Random(seed + place).randrange(shape.vocabulary) for place in range(count)]
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("kind", "most"), [("float32", 3e-6), ("bf16", 0.01), ("int8", 0.05), ("int4", 0.05)])
 def test_its_scores_are_the_models(run: Kernels, shape: Shape, kind: str, most: float):
     """In float32 but for rounding. bf16: keys and values are rounded; int8 and int4: what products take as well."""
     model, text = model_of(shape, kind), words(shape, 80)
-    decoder = Decoder(model, run, 2)
+    decoder = CompiledDecoder(model, run, 2)
     assert decoder.kind == {"float32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8, "int4": INT4}[kind]
     plain = copy.deepcopy(model).double() if kind not in ("int8", "int4") else model
     with torch.inference_mode():
@@ -79,7 +55,7 @@ def test_an_int8_product_is_its_formula(run: Kernels):
     """Of no layers: the last norm's result in blocks of 128 with a scale each, whole numbers' products, the rows' scales."""
     shape = Shape(vocabulary=37, context=20, depth=0, width=300, heads=2, kv_heads=2, head_dim=32, hidden=32)
     model, text = model_of(shape, "int8"), words(shape, 20)
-    found = read(Decoder(model, run, 1), Pages(shape, torch.int8, 2), text, [0, 1])
+    found = read(CompiledDecoder(model, run, 1), Pages(shape, torch.int8, 2), text, [0, 1])
     weight, scale = model.embedding.weight.double(), model.embedding.weight_scale.double()
     x = model.trunk.norm((weight * scale[:, None])[text].float()).detach()
     blocks = torch.nn.functional.pad(x, (0, 84)).unflatten(1, (3, 128))
@@ -111,22 +87,22 @@ def test_an_int4_product_is_its_formula(run: Kernels):
     x = x.double() + hidden @ layer.mlp.down_proj.dequantized().double().T
     last = taken(model.trunk.norm(x.float()).detach())
     expected = last @ (model.embedding.weight.double() * model.embedding.weight_scale.double()[:, None]).T
-    found = read(Decoder(model, run, 1), Pages(shape, INT4, 2), text, [0, 1])
+    found = read(CompiledDecoder(model, run, 1), Pages(shape, INT4, 2), text, [0, 1])
     torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))
 
 
 def test_a_mix_that_no_kernel_is_for_is_left_to_torch(run: Kernels):
     model = model_of(SHAPES[0], "int8")
     model.trunk.layers[0].mlp.up_proj = Int4Linear.of(torch.nn.Linear(96, 160, bias=False))
-    assert not Decoder.fits(model)
-    assert all(Decoder.fits(model_of(SHAPES[0], kind)) for kind in KINDS)
+    assert not CompiledDecoder.fits(model)
+    assert all(CompiledDecoder.fits(model_of(SHAPES[0], kind)) for kind in KINDS)
 
 
 def test_rows_of_tokens_are_scored_as_the_model_scores_them(run: Kernels):
     model = model_of(SHAPES[0], "float32")
     tokens = torch.tensor([words(SHAPES[0], 37), words(SHAPES[0], 37, 9)])
     with torch.inference_mode():
-        torch.testing.assert_close(Decoder(model, run, 2).logits(tokens), model.logits(tokens), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(CompiledDecoder(model, run, 2).logits(tokens), model.logits(tokens), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,27 +114,5 @@ def test_a_text_gets_the_same_scores_in_any_company_and_in_any_pieces(
     run: Kernels, kind: str, number: int, lengths: list[int], threads: int, seed: int
 ):
     """To the bit: alone at once by one thread, and in pieces beside others by several."""
-    shape, draw = SHAPES[number], random.Random(seed)
-    model = model_of(shape, kind)
-    alone, together = Decoder(model, run, 1), Decoder(model, run, threads)
-    texts = [words(shape, length, seed + 1000 * row) for row, length in enumerate(lengths)]
-    pages, free = Pages(shape, alone.kind, 40), draw.sample(range(40), 40)
-    held = [[free.pop() for _ in range(-(-length // PAGE))] for length in lengths]
-    longest = max(map(len, held))
-    table = torch.tensor([row + [0] * (longest - len(row)) for row in held])
-    found: list[list[Tensor]] = [[] for _ in texts]
-    done = [0] * len(texts)
-    while any(count < len(text) for count, text in zip(done, texts, strict=True)):
-        rows = [row for row in range(len(texts)) if done[row] < len(texts[row]) and draw.random() < 0.7]
-        pieces = [(row, min(draw.choice([1, 1, 2, 5, 17, 40]), len(texts[row]) - done[row])) for row in rows]
-        ids = [texts[row][done[row] + i] for row, count in pieces for i in range(count)]
-        places = [done[row] + i for row, count in pieces for i in range(count)]
-        if not ids:
-            continue
-        owners = [row for row, count in pieces for _ in range(count)]
-        scores = together.read(Pass(ids, places, owners, table, range(len(ids))), pages)
-        for row, count in pieces:
-            found[row].append(scores[:count])
-            scores, done[row] = scores[count:], done[row] + count
-    for row, text in enumerate(texts):
-        assert torch.equal(torch.cat(found[row]), read(alone, Pages(shape, alone.kind, 9), text, range(len(held[row]))))
+    model = model_of(SHAPES[number], kind)
+    check_company(CompiledDecoder(model, run, 1), CompiledDecoder(model, run, threads), lengths, random.Random(seed))

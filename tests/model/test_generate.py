@@ -7,12 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tiny import SHAPE
 from treadle.model.generate import generate
-from treadle.model.memory import Cache, advance
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.sampling import Sampling, sample
 
@@ -20,36 +17,6 @@ from treadle.model.sampling import Sampling, sample
 @pytest.fixture(scope="module", params=[True, False], ids=["qk_norm", "plain"])
 def model(request: pytest.FixtureRequest) -> LanguageModel:
     return make_model(replace(SHAPE, qk_norm=request.param), 0).eval()
-
-
-def test_advance_equals_the_whole_pass(model: LanguageModel):
-    tokens = torch.randint(0, 300, (2, 32), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        whole = model.logits(tokens)
-    cache = Cache(model.shape, slots=4)
-    assert torch.allclose(advance(model, cache, [1, 3], tokens[:, :10]), whole[:, 9], atol=1e-5)
-    assert torch.allclose(advance(model, cache, [1, 3], tokens[:, 10:15]), whole[:, 14], atol=1e-5)
-    for t in range(15, 32):
-        assert torch.allclose(advance(model, cache, [1, 3], tokens[:, t : t + 1]), whole[:, t], atol=1e-5)
-    assert cache.lengths == [0, 32, 0, 32]
-
-
-@settings(max_examples=20)
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(0, 1000))
-def test_rows_of_different_length_do_not_disturb_each_other(model: LanguageModel, lengths: list[int], seed: int):
-    generator = torch.Generator().manual_seed(seed)
-    cache = Cache(model.shape, slots=4)
-    cache.keys.fill_(7.0)  # what an earlier sequence left behind
-    cache.values.fill_(7.0)
-    texts = [torch.randint(0, 300, (1, n + 5), generator=generator) for n in lengths]
-    for slot, (text, n) in enumerate(zip(texts, lengths, strict=True)):
-        advance(model, cache, [slot], text[:, :n])
-    for step in range(5):
-        new = torch.cat([text[:, n + step : n + step + 1] for text, n in zip(texts, lengths, strict=True)])
-        scores = advance(model, cache, list(range(len(lengths))), new)
-    with torch.no_grad():
-        for slot, text in enumerate(texts):
-            assert torch.allclose(scores[slot], model.logits(text)[0, -1], atol=1e-5)
 
 
 def test_greedy_generation_is_argmax_of_the_whole_pass(model: LanguageModel):

@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treadle.core import native
-from treadle.model.decoder import PAGE, Pages, decoder_of
+from treadle.model.decoder import compiled_decoder
 from treadle.model.lookup import Lookup
-from treadle.model.memory import Cache, Part
+from treadle.model.memory import Part
 from treadle.model.model import LanguageModel, make_model
-from treadle.model.paged import Paged, paged_memory
+from treadle.model.paged import Paged
+from treadle.model.passes import PAGE, Decoder, Pages
+from treadle.model.torch_decoder import TorchDecoder
 from treadle.spec.shape import Shape
 
 SHAPE = Shape(vocabulary=40, context=100, depth=2, width=32, heads=2, kv_heads=1, head_dim=16, hidden=48)
@@ -22,15 +24,24 @@ SHAPE = Shape(vocabulary=40, context=100, depth=2, width=32, heads=2, kv_heads=1
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    if native.compiler() is None:
-        pytest.skip("needs a C compiler")
     return make_model(SHAPE, 0).eval()
 
 
-def memory(model: LanguageModel, slots: int, pages: int) -> Paged:
-    decoder = decoder_of(model, 1)
-    assert decoder is not None
-    return Paged(decoder, slots, pages)
+@pytest.fixture(scope="module", params=["kernels", "torch"])
+def decoder(request: pytest.FixtureRequest, model: LanguageModel) -> Decoder:
+    if request.param == "torch":
+        return TorchDecoder(model, torch.device("cpu"))
+    if native.compiler() is None:
+        pytest.skip("needs a C compiler")
+    found = compiled_decoder(model, 1)
+    assert found is not None
+    return found
+
+
+def memory(decoder: Decoder, slots: int, pages: int) -> Paged:
+    found = Paged(decoder, slots, pages * Pages.size(SHAPE, decoder.kind))
+    assert found.pages.count == pages
+    return found
 
 
 def whole(held: Paged) -> None:
@@ -44,9 +55,11 @@ def whole(held: Paged) -> None:
 
 @settings(max_examples=20)
 @given(st.integers(0, 10**6), st.integers(7, 16))
-def test_scores_are_those_of_a_text_read_alone_whatever_was_read_before(model: LanguageModel, seed: int, pages: int):
+def test_scores_are_those_of_a_text_read_alone_whatever_was_read_before(
+    model: LanguageModel, decoder: Decoder, seed: int, pages: int
+):
     """Texts that begin alike come and go in three slots, some tokens are taken back; there is room for one to two of them."""
-    draw, held = random.Random(seed), memory(model, 3, pages)
+    draw, held = random.Random(seed), memory(decoder, 3, pages)
     starts = [[draw.randrange(40) for _ in range(draw.randrange(60))] for _ in range(3)]
     texts: dict[int, list[int]] = {}
     for _ in range(30):
@@ -63,7 +76,7 @@ def test_scores_are_those_of_a_text_read_alone_whatever_was_read_before(model: L
             assert known % PAGE == 0
             scores = held.read_parts(model, [Part(slot, text[known:])])
             texts[slot] = text
-            assert torch.equal(scores[0], alone(model, text))
+            assert torch.equal(scores[0], alone(model, decoder, text))
         else:
             more = [draw.randrange(40) for _ in range(draw.randrange(1, 5))][: 100 - len(texts[slot])]
             if not more:
@@ -72,7 +85,7 @@ def test_scores_are_those_of_a_text_read_alone_whatever_was_read_before(model: L
             kept = draw.randrange(1, len(more) + 1)
             held.take_back(slot, len(more) - kept)
             texts[slot] += more[:kept]
-            assert torch.equal(scores[kept - 1], alone(model, texts[slot]))
+            assert torch.equal(scores[kept - 1], alone(model, decoder, texts[slot]))
         whole(held)
     for slot in list(texts):
         held.release(slot)
@@ -80,14 +93,14 @@ def test_scores_are_those_of_a_text_read_alone_whatever_was_read_before(model: L
     assert not any(held._held)
 
 
-def alone(model: LanguageModel, text: list[int]) -> torch.Tensor:
-    fresh = memory(model, 1, 7)
+def alone(model: LanguageModel, decoder: Decoder, text: list[int]) -> torch.Tensor:
+    fresh = memory(decoder, 1, 7)
     fresh.admit(0, text, 100)
     return fresh.read_parts(model, [Part(0, text)])[0]
 
 
-def test_what_was_read_is_not_read_again(model: LanguageModel):
-    held, text = memory(model, 2, 14), list(range(40))
+def test_what_was_read_is_not_read_again(model: LanguageModel, decoder: Decoder):
+    held, text = memory(decoder, 2, 14), list(range(40))
     assert held.admit(0, text, 50) == 0
     held.read_parts(model, [Part(0, text)])
     held.read_parts(model, [Part(0, [3])])  # names the full pages
@@ -102,8 +115,8 @@ def test_what_was_read_is_not_read_again(model: LanguageModel):
     assert (held.hits, held.asked) == (80, 40 + 40 + 33 + 32 + 41)
 
 
-def test_readers_share_nothing(model: LanguageModel):
-    held, text = memory(model, 2, 14), list(range(40))
+def test_readers_share_nothing(model: LanguageModel, decoder: Decoder):
+    held, text = memory(decoder, 2, 14), list(range(40))
     for slot, reader in enumerate(("alice", "bob")):
         assert held.admit(slot, text, 50, reader=reader) == 0
         held.read_parts(model, [Part(slot, text)])
@@ -114,8 +127,8 @@ def test_readers_share_nothing(model: LanguageModel):
     assert [held.admit(slot, text, 50, reader=reader) for slot, reader in enumerate(("bob", "alice"))] == [32, 32]
 
 
-def test_a_text_waits_until_all_that_it_may_need_is_there(model: LanguageModel):
-    held = memory(model, 3, 8)
+def test_a_text_waits_until_all_that_it_may_need_is_there(decoder: Decoder):
+    held = memory(decoder, 3, 8)
     assert held.admit(0, [1] * 5, 100) == 0  # 7 pages
     assert held.admit(1, [2] * 5, 17) is None
     assert held.admit(1, [2] * 5, 16) == 0
@@ -124,15 +137,13 @@ def test_a_text_waits_until_all_that_it_may_need_is_there(model: LanguageModel):
 
 
 @pytest.mark.parametrize(("most", "pages"), [(None, 21), (10**9, 21), (0, 7), (10 * 4096, 10)])
-def test_there_is_room_for_one_context_at_least_and_for_all_slots_at_most(model: LanguageModel, most: int | None, pages: int):
+def test_there_is_room_for_one_context_at_least_and_for_all_slots_at_most(decoder: Decoder, most: int | None, pages: int):
     assert Pages.size(SHAPE, torch.float32) == 4096
-    found = paged_memory(model, 3, 1, most)
-    assert found is not None
-    assert found.pages.count == pages
+    assert Paged(decoder, 3, most).pages.count == pages
 
 
-def test_pages_least_lately_used_go_first(model: LanguageModel):
-    held = memory(model, 1, 7)
+def test_pages_least_lately_used_go_first(model: LanguageModel, decoder: Decoder):
+    held = memory(decoder, 1, 7)
     for first in (1, 2, 3):
         held.admit(0, [first] * 33, 34)
         held.read_parts(model, [Part(0, [first] * 33)])
@@ -147,17 +158,16 @@ def test_pages_least_lately_used_go_first(model: LanguageModel):
     assert found == [0, 32]
 
 
-def test_scores_are_near_those_of_torch(model: LanguageModel):
+def test_scores_are_near_those_of_the_whole_pass(model: LanguageModel, decoder: Decoder):
     text = [random.Random(1).randrange(40) for _ in range(60)]
     parts = [Part(0, text[:37]), Part(0, text[37:], 5)]
-    held, cache = memory(model, 1, 7), Cache(SHAPE, 1)
+    held = memory(decoder, 1, 7)
     held.admit(0, text, 100)
     for part in parts:
         found = held.read_parts(model, [part])
     with torch.inference_mode():
         expected = model.logits(torch.tensor([text]))[0, -5:]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(cache.read_parts(model, [Part(0, text, 0)]), torch.empty(0, 40))
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(-1, 5))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from treadle.core.batch import IGNORE, Batch
 from treadle.core.layout import Layout
 from treadle.model.generate import generate, make_memory
-from treadle.model.memory import advance
+from treadle.model.memory import Memory, Part
 from treadle.model.network import Network, make_network
 from treadle.model.score import score_documents
 from treadle.model.text import load_text_model, save_text_model
@@ -42,7 +42,11 @@ def network(request: pytest.FixtureRequest) -> Network:
     return make(request.param)
 
 
-def test_advance_equals_the_whole_pass(network: Network) -> None:
+def advance(network: Network, memory: Memory, slots: list[int], tokens: torch.Tensor) -> torch.Tensor:
+    return memory.read_parts(network, [Part(slot, row.tolist()) for slot, row in zip(slots, tokens, strict=True)])
+
+
+def test_reading_on_equals_the_whole_pass(network: Network) -> None:
     tokens = torch.randint(0, VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         whole = network.logits(tokens)

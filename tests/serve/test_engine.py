@@ -12,6 +12,7 @@ import pytest
 import torch
 from sites import Asks
 
+from treadle.core import native
 from treadle.core.errors import RequestError
 from treadle.core.layout import Layout
 from treadle.data.shards import END_ID
@@ -20,7 +21,6 @@ from treadle.model.generate import generate
 from treadle.model.hub import load_model
 from treadle.model.lookup import Lookup
 from treadle.model.network import make_network
-from treadle.model.paged import Paged
 from treadle.model.sampling import Sampling
 from treadle.serve import engine as module
 from treadle.serve.engine import Answer, Engine, Piece, Settings
@@ -128,8 +128,13 @@ def test_a_seed_gives_the_same_answer_alone_and_among_others(make: Callable[...,
     assert ask("def f", asked(30, 0.9, 0.9, seed=8)) != alone
 
 
-def test_in_200_random_mixes_every_answer_is_the_one_that_it_gets_alone(make: Callable[..., Ask]) -> None:
+@pytest.mark.parametrize("kernels", [True, False])
+def test_in_200_random_mixes_every_answer_is_the_one_that_it_gets_alone(
+    make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch, kernels: bool
+) -> None:
     """To the token: requests that begin alike or not, at any temperature, with stop strings, cancelled or not, in any order."""
+    if not kernels:
+        monkeypatch.setattr(native, "kernels", lambda: None)
     alone, draw = make(slots=1), random.Random(0)
     known: dict[tuple[str, Settings], tuple[str, str]] = {}
     starts = ["def f(x):\n    return x\n" * 3, "import json\n", "class A:\n    pass\n" * 5]
@@ -149,10 +154,9 @@ def test_in_200_random_mixes_every_answer_is_the_one_that_it_gets_alone(make: Ca
             if (prompt, how) not in known:
                 known[prompt, how] = alone(prompt, how)
             assert together.finish(pieces) == known[prompt, how], f"mix {mix}: {prompt!r}, {how}"
-    memory = together.engine._memory
-    if isinstance(memory, Paged):
-        assert memory.hits > 1000  # what begins alike was read once
-        assert not any(memory._held)
+    memory: Any = together.engine._memory
+    assert memory.hits > 1000  # what begins alike was read once
+    assert not any(memory._held)
 
 
 def test_answers_wait_for_memory_and_none_is_lost(template: Any) -> None:
@@ -310,12 +314,12 @@ def test_a_failing_step_gives_up_its_answers_and_no_others(make: Callable[..., A
     assert ask("x")[1] == "length"
 
 
-@pytest.mark.parametrize("pages", [True, False])
+@pytest.mark.parametrize("kernels", [True, False])
 def test_a_step_that_fails_behind_its_reading_is_read_again_from_where_it_began(
-    make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch, pages: bool
+    make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch, kernels: bool
 ) -> None:
-    if not pages:
-        monkeypatch.setattr("treadle.model.generate.paged_memory", lambda *_: None)
+    if not kernels:
+        monkeypatch.setattr(native, "kernels", lambda: None)
     ask, real, failed = make(), Engine._read, list[int]()
     alone = [ask(prompt) for prompt in PROMPTS[:3]]
 

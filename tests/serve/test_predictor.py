@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tiny_records import rows, write_records_project
 from treadle.core.errors import RequestError
 from treadle.core.project import load_project
 from treadle.data.schema import Schema
-from treadle.model.network import load_network
+from treadle.model.layers.quantized import quantize_modules
+from treadle.model.network import Network, load_network
 from treadle.pipeline import Workshop, build, plan
 from treadle.serve import predictor as module
 from treadle.serve.line import Asker, Late
@@ -248,3 +252,21 @@ def test_what_is_taken_back_in_the_moment_in_which_it_is_taken_up_or_put_out_har
     hold.set()
     assert [len(future.result(30)) for future in (first, other, *waiting[2:7])] == [1] * 7
     assert made._thread.is_alive()
+
+
+def test_a_large_network_goes_to_the_gpu_and_a_small_or_an_int8_one_does_not(
+    made: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is a device that holds no numbers."""
+    monkeypatch.setattr(module, "best_device", lambda: torch.device("meta"))
+
+    def where(network: Network) -> str:
+        predictor = Predictor(network, made.schema, Version(1, "p", 0), 8)
+        predictor.stop()
+        return next(chain(predictor.network.parameters(), predictor.network.buffers())).device.type
+
+    assert where(copy.deepcopy(made.network)) == "cpu"
+    monkeypatch.setattr(module, "SMALL", 1)
+    packed = copy.deepcopy(made.network)
+    quantize_modules(packed)
+    assert (where(packed), where(copy.deepcopy(made.network))) == ("cpu", "meta")

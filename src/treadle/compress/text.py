@@ -15,7 +15,7 @@ from treadle.core.machine import threads
 from treadle.core.progress import task
 from treadle.data.reference import References, references_of, seen_tokens
 from treadle.data.shards import END_ID, Shard
-from treadle.model.decoder import decoder_of
+from treadle.model.decoder import compiled_decoder
 from treadle.model.generate import generate, generation_threads, make_memory
 from treadle.model.layers.quantized import quantize_language
 from treadle.model.memory import TextModel
@@ -50,7 +50,7 @@ class TextPacking(Packing):
         table = pq.read_table(self.scorecard.path / "documents.parquet")
         shard = Shard(self.dataset.path, str(self.scorecard.counts["part"]))
         chosen = table["document"].to_pylist()
-        documents, decoder = [shard.document(i) for i in chosen], decoder_of(packed, threads())
+        documents, decoder = [shard.document(i) for i in chosen], compiled_decoder(packed, threads())
         masks = [shard.document_targets(i) for i in chosen]
         with task("scoring the package", sum(int(mask.sum()) for mask in masks), "tokens") as work:
             nats = score_documents(packed, documents, masks, work.advance, decoder.logits if decoder else None).nats

@@ -119,11 +119,16 @@ def choose_precision(given: str, device: torch.device) -> tuple[str, str]:
     return given, "given"
 
 
+def best_device() -> torch.device:
+    """A GPU where there is one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def choose_runtime(precision: str = "auto", threads: int | None = None, step: float = float("inf")) -> Runtime:
     """A GPU where there is one, else the CPU; bf16, or fp16, where it is native and a ``step`` of so many FLOPs long enough; a
     thread per core, or one where a step is small: on busy cores its threads would wait for one another many times longer than they
     work. Sets torch's thread count as a side effect."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     chosen, reason = choose_precision(precision, device)
     if precision == "auto" and chosen == "bf16" and device.type == "cpu" and step < SHORT_STEP:
         chosen, reason = "float32", f"a step of {step / 1e6:.2g} MFLOP is too short for bf16"

@@ -1,13 +1,9 @@
-"""A language model as its compiled decoder runs it: weights laid out for one pass over them, keys and values in pages.
-
-N tokens of any texts at once. Each token's result follows from its text alone, to the last bit: not from what else is computed
-beside it, from how its text came in pieces, or from how many threads there are.
-"""
+"""A language model as its compiled decoder runs it: weights laid out for one pass over them, keys and values in pages. How many
+threads there are changes no bit of a result."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -22,57 +18,23 @@ from treadle.model.layers.four_bits import Int4Linear
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.quantized import Int8Rows
 from treadle.model.model import LanguageModel
+from treadle.model.passes import Decoder, Pages, Pass
 from treadle.model.trunks.transformer import Layer
-from treadle.spec.shape import Shape
 
-PAGE = 16
-"""Places of a page: the kernel's PAGE."""
 _MOST = 256
 """Features of a head: the kernel's MOST."""
 _STEP = {INT4: 64, torch.int8: 64, torch.bfloat16: 32, torch.float32: 16}
 """Columns that the kernel reads at once."""
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What one pass reads: of each token (N,) its id, its place in its text, and the text's row in ``table``."""
-
-    ids: Sequence[int]
-    places: Sequence[int]
-    texts: Sequence[int]
-    table: Tensor
-    """(R, P) int64: the pages of each text, in order."""
-    which: Sequence[int]
-    """Tokens (A,) for which the scores of what follows are asked."""
-    adapters: Sequence[int] = ()
-    """The place among ``Decoder.adapters`` of each text's (R,), -1 where it has none; where left out, no text has one."""
-
-
-class Pages:
-    """Room for the keys and values of ``count`` times ``PAGE`` places: in float32 where the weights are, else in bf16."""
-
-    def __init__(self, shape: Shape, kind: torch.dtype, count: int) -> None:
-        held, self.count = _held(kind), count
-        self.keys = torch.empty(shape.depth, count, shape.kv_heads, shape.head_dim, PAGE, dtype=held)
-        self.values = torch.empty(shape.depth, count, shape.kv_heads, PAGE, shape.head_dim, dtype=held)
-
-    @staticmethod
-    def size(shape: Shape, kind: torch.dtype) -> int:
-        """Bytes of one page."""
-        return 2 * shape.depth * shape.kv_heads * shape.head_dim * PAGE * _held(kind).itemsize
-
-
-def _held(kind: torch.dtype) -> torch.dtype:
-    return torch.float32 if kind == torch.float32 else torch.bfloat16
-
-
-class Decoder:
+class CompiledDecoder(Decoder):
     """``kind`` of the layers' weights: int4 or int8 where ``model`` holds them so, else bf16 where all of them
     are exact in it, else float32."""
 
-    def __init__(self, model: LanguageModel, run: Kernels, threads: int) -> None:
-        self.shape, self.run, self.threads = model.shape, run, threads
-        self.adapters: Sequence[Adapter] = ()
+    has_weights = True
+
+    def __init__(self, model: LanguageModel, run: Kernels, threads: int, adapters: Sequence[Adapter] = ()) -> None:
+        self.shape, self.run, self.threads, self.adapters = model.shape, run, threads, adapters
         kind = _kind(model)
         assert kind is not None
         self.kind = torch.bfloat16 if kind == torch.float32 and all(map(_is_bf16, _matrices(model))) else kind
@@ -98,8 +60,10 @@ class Decoder:
         """Whether the kernel is for such sizes and such matrices."""
         return _kind(model) is not None and model.shape.head_dim <= _MOST and model.trunk.rope.device.type == "cpu"
 
+    def pages(self, count: int) -> Pages:
+        return Pages(self.shape, self.kind, count)
+
     def read(self, given: Pass, pages: Pages) -> Tensor:
-        """Scores (A, V) float32. Raises ``MemoryError``."""
         s, scores = self.shape, torch.empty(len(given.which), self.shape.vocabulary)
         sizes = [
             self.threads, s.depth, s.width, s.heads, s.kv_heads, s.head_dim, s.hidden, s.vocabulary, s.context, pages.count,
@@ -121,15 +85,6 @@ class Decoder:
         if not done:
             raise MemoryError(f"no memory for a pass of {len(given.ids)} tokens")
         return scores
-
-    def logits(self, tokens: Tensor) -> Tensor:
-        """tokens (B, T) -> (B, T, V), as ``LanguageModel.logits`` gives them."""
-        rows, length = tokens.shape
-        each = -(-length // PAGE)
-        pages = torch.arange(rows * each).view(rows, each)
-        texts = torch.arange(rows).repeat_interleave(length).tolist()
-        given = Pass(tokens.flatten().tolist(), [*range(length)] * rows, texts, pages, range(rows * length))
-        return self.read(given, Pages(self.shape, self.kind, rows * each)).view(rows, length, -1)
 
     def _joined(self, *modules: Any) -> list[Tensor | None]:
         """Rows of matrices that have the same input, filled up to what the kernel reads at once, and their scales."""
@@ -175,7 +130,7 @@ def _matrices(module: nn.Module) -> list[Any]:
     return [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Embedding, Int8Rows, Int4Linear))]
 
 
-def decoder_of(model: nn.Module, threads: int) -> Decoder | None:
+def compiled_decoder(model: nn.Module, threads: int, adapters: Sequence[Adapter] = ()) -> CompiledDecoder | None:
     """None: there are no kernels for ``model``."""
-    run = native.kernels() if isinstance(model, LanguageModel) and Decoder.fits(model) else None
-    return Decoder(model, run, threads) if run and isinstance(model, LanguageModel) else None
+    run = native.kernels() if isinstance(model, LanguageModel) and CompiledDecoder.fits(model) else None
+    return CompiledDecoder(model, run, threads, adapters) if run and isinstance(model, LanguageModel) else None

@@ -6,30 +6,30 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from treadle.core.errors import UserError
 from treadle.core.machine import threads
 from treadle.model.adapter import Adapter
-from treadle.model.memory import Cache, Memory, Part, States, TextModel
+from treadle.model.decoder import compiled_decoder
+from treadle.model.memory import Memory, Part, States, TextModel
 from treadle.model.model import LanguageModel
-from treadle.model.paged import paged_memory
+from treadle.model.paged import Paged
 from treadle.model.sampling import Sampling, sample
+from treadle.model.torch_decoder import TorchDecoder
 
+PROCESSOR = torch.device("cpu")
 SMALL = 20_000_000
 """Parameters below which one thread generates."""
 
 
-def make_memory(model: TextModel, slots: int, most: int | None = None, adapters: Sequence[Adapter] = ()) -> Memory:
-    """An empty memory for ``slots`` sequences: read by a compiled decoder where there can be one, which holds keys and values of at
-    most so many bytes, but of one whole context in any case; None: of a whole context in each slot. Raises ``UserError`` where
-    there are ``adapters`` and no such decoder."""
-    paged = paged_memory(model, slots, generation_threads(model), most) if isinstance(model, LanguageModel) else None
-    if paged is not None:
-        paged.decoder.adapters = adapters
-        return paged
-    if adapters:
-        cure = "install a C compiler, name one in CC, or leave serve.adapters out"
-        raise UserError("adapters need the kernels of a transformer, which this machine or this model does not have", cure=cure)
-    return Cache(model.shape, slots) if isinstance(model, LanguageModel) else States(model, slots)
+def make_memory(
+    model: TextModel, slots: int, most: int | None = None, adapters: Sequence[Adapter] = (), device: torch.device = PROCESSOR
+) -> Memory:
+    """An empty memory for ``slots`` sequences, which holds keys and values of at most so many bytes, but of one whole context in
+    any case; None: of a whole context in each slot. On a ``device`` that is no processor, and where there are no kernels, torch's
+    operations read a transformer, which is taken there; a recurrent net stays on the processor."""
+    if not isinstance(model, LanguageModel):
+        return States(model, slots)
+    compiled = compiled_decoder(model, generation_threads(model), adapters) if device.type == "cpu" else None
+    return Paged(compiled or TorchDecoder(model, device, adapters), slots, most)
 
 
 def generation_threads(model: TextModel) -> int:

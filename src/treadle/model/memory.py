@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from treadle.core.errors import WorkError
-from treadle.model.layers.attention import LayerCache
 from treadle.model.model import LanguageModel
 from treadle.model.network import Network
-from treadle.spec.shape import Shape
 
 ENDLESS = 1_000_000
 """Tokens that a recurrent net may read and write: its state does not grow."""
@@ -77,72 +75,7 @@ class Memory(ABC):
         self.lengths[slot] = length
 
 
-class Rows(Memory):
-    """One that reads as many tokens into each of several slots."""
-
-    @abstractmethod
-    def read(self, model: TextModel, slots: Sequence[int], tokens: Tensor) -> Tensor:
-        """Read ``tokens`` (B, T) into the rows ``slots`` (ascending, distinct) behind their ``lengths``; gives the scores (B, V) of
-        what follows."""
-
-    def read_parts(self, model: TextModel, parts: Sequence[Part]) -> Tensor:
-        single = sorted((part for part in parts if len(part.tokens) == 1 and part.asked), key=lambda part: part.slot)
-        found: dict[int, Tensor] = {}
-        if single:
-            scores = advance(model, self, [part.slot for part in single], torch.tensor([part.tokens for part in single]))
-            found = {part.slot: row[None] for part, row in zip(single, scores, strict=True)}
-        for part in parts:
-            if part.slot not in found:
-                assert part.asked <= 1
-                scores = advance(model, self, [part.slot], torch.tensor([part.tokens]))
-                found[part.slot] = scores[: part.asked]
-        return torch.cat([found[part.slot] for part in parts])
-
-
-class Cache(Rows):
-    """Keys and values of up to ``slots`` sequences of up to ``context`` tokens each."""
-
-    def __init__(self, shape: Shape, slots: int) -> None:
-        super().__init__(slots, shape.context)
-        size = (shape.depth, slots, shape.kv_heads, shape.context, shape.head_dim)
-        self.keys, self.values = torch.zeros(size), torch.zeros(size)
-
-    def views(self, slots: Sequence[int], count: int) -> tuple[list[LayerCache], Tensor]:
-        """Each layer's view for ``count`` new positions of ``slots``, and the positions (B, count)."""
-        starts = torch.tensor([self.lengths[slot] for slot in slots])
-        positions = starts[:, None] + torch.arange(count)  # (B, T)
-        length = int(positions[:, -1].max()) + 1
-        assert length <= self.context, f"{length} positions do not fit a context of {self.context}"
-        visible = torch.arange(length) <= positions[:, :, None]  # (B, T, L)
-        fresh = count == length  # every row starts at 0: plain causal attention, which has the faster kernel
-        mask = None if fresh or bool(visible.all()) else visible[:, None]
-        low, high = min(slots), max(slots) + 1
-        rows = torch.tensor(slots)[:, None] - low
-        views = []
-        for keys, values in zip(self.keys, self.values, strict=True):
-            # Slots are handed out lowest first, so a slice nearly always is exactly the rows that take part.
-            k, v = keys[low:high, :, :length], values[low:high, :, :length]
-            views.append(LayerCache(k, v, (rows, positions), mask))
-        return views, positions
-
-    def read(self, model: TextModel, slots: Sequence[int], tokens: Tensor) -> Tensor:
-        assert isinstance(model, LanguageModel)
-        if len(slots) == max(slots) - min(slots) + 1:
-            return self._read_block(model, slots, tokens)
-        parts, start = [], 0  # gaps between the rows: one block for each unbroken stretch
-        for index in range(1, len(slots) + 1):
-            if index == len(slots) or slots[index] != slots[index - 1] + 1:
-                parts.append(self._read_block(model, slots[start:index], tokens[start:index]))
-                start = index
-        return torch.cat(parts)
-
-    def _read_block(self, model: LanguageModel, slots: Sequence[int], tokens: Tensor) -> Tensor:
-        caches, positions = self.views(slots, tokens.shape[1])
-        hidden = model.hidden(tokens, positions, caches)
-        return model.scores(hidden[:, -1:])[:, 0]
-
-
-class States(Rows):
+class States(Memory):
     """The state of a recurrent net in each slot."""
 
     def __init__(self, model: Network, slots: int) -> None:
@@ -158,23 +91,26 @@ class States(Rows):
         if self.lengths[slot] != length:
             raise WorkError(f"the state behind {length} tokens is gone: {self.lengths[slot] - length} more were read into it")
 
-    def read(self, model: TextModel, slots: Sequence[int], tokens: Tensor) -> Tensor:
+    def read_parts(self, model: TextModel, parts: Sequence[Part]) -> Tensor:
+        """Those of one token each together, each of the others alone."""
+        single = sorted((part for part in parts if len(part.tokens) == 1 and part.asked), key=lambda part: part.slot)
+        found: dict[int, Tensor] = {}
+        if single:
+            scores = self._read(model, [part.slot for part in single], torch.tensor([part.tokens for part in single]))
+            found = {part.slot: row[None] for part, row in zip(single, scores, strict=True)}
+        for part in parts:
+            if part.slot not in found:
+                assert part.asked <= 1
+                found[part.slot] = self._read(model, [part.slot], torch.tensor([part.tokens]))[: part.asked]
+        return torch.cat([found[part.slot] for part in parts])
+
+    @torch.inference_mode()
+    def _read(self, model: TextModel, slots: list[int], tokens: Tensor) -> Tensor:
+        """Read ``tokens`` (B, T) into ``slots``, ascending and distinct; gives the scores (B, V) float32 of what follows."""
         assert isinstance(model, Network)
-        rows = list(slots)
-        scores, after = model.carry(tokens, tuple(state[:, rows] for state in self.states))
+        scores, after = model.carry(tokens, tuple(state[:, slots] for state in self.states))
         for state, new in zip(self.states, after, strict=True):
-            state[:, rows] = new
-        return scores
-
-
-@torch.inference_mode()
-def advance(model: TextModel, memory: Rows, slots: Sequence[int], tokens: Tensor) -> Tensor:
-    """Read ``tokens`` (B, T) into the rows ``slots`` (ascending, distinct), and give the scores (B, V) float32 of what follows.
-
-    All rows take the same number of new tokens; each continues at its own length, which grows by T.
-    """
-    assert list(slots) == sorted(set(slots)), "slots ascend and are distinct"
-    scores = memory.read(model, slots, tokens)
-    for slot in slots:
-        memory.lengths[slot] += tokens.shape[1]
-    return scores.float()
+            state[:, slots] = new
+        for slot in slots:
+            self.lengths[slot] += tokens.shape[1]
+        return scores.float()

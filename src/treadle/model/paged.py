@@ -16,16 +16,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from treadle.model.decoder import PAGE, Decoder, Pages, Pass, decoder_of
 from treadle.model.memory import Memory, Part, TextModel
+from treadle.model.passes import PAGE, Decoder, Pages, Pass
 
 
 class Paged(Memory):
-    """``count`` pages for the texts of ``slots``, read by a compiled decoder."""
+    """Pages for the texts of ``slots``, of at most ``most`` bytes, but for one whole context in any case, and no more than fill all
+    slots; None: as many as that."""
 
-    def __init__(self, decoder: Decoder, slots: int, count: int) -> None:
+    def __init__(self, decoder: Decoder, slots: int, most: int | None = None) -> None:
         super().__init__(slots, decoder.shape.context)
-        self.decoder, self.pages = decoder, Pages(decoder.shape, decoder.kind, count)
+        each = -(-decoder.shape.context // PAGE)
+        count = slots * each
+        if most is not None:
+            count = min(count, max(each, most // Pages.size(decoder.shape, decoder.kind)))
+        self.decoder, self.pages = decoder, decoder.pages(count)
         self.hits = self.asked = 0
         """Prompt tokens that were known already, and all."""
         self._held: list[list[int]] = [[] for _ in range(slots)]
@@ -45,7 +50,7 @@ class Paged(Memory):
 
     @property
     def has_weights(self) -> bool:
-        return True
+        return self.decoder.has_weights
 
     def admit(self, slot: int, tokens: Sequence[int], most: int, adapter: int = -1, reader: str = "") -> int | None:
         needed = -(-min(most, self.context) // PAGE)
@@ -149,16 +154,3 @@ class Paged(Memory):
 
 def _digest(before: bytes, tokens: Sequence[int]) -> bytes:
     return hashlib.sha256(before + array("q", tokens).tobytes()).digest()
-
-
-def paged_memory(model: TextModel, slots: int, threads: int, most: int | None = None) -> Paged | None:
-    """With pages of at most ``most`` bytes, but for one whole context in any case, and no more than fill all slots. None: there are
-    no kernels for ``model``."""
-    decoder = decoder_of(model, threads)
-    if decoder is None:
-        return None
-    each = -(-decoder.shape.context // PAGE)
-    count = slots * each
-    if most is not None:
-        count = min(count, max(each, most // Pages.size(decoder.shape, decoder.kind)))
-    return Paged(decoder, slots, count)

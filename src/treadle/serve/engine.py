@@ -11,7 +11,7 @@ from torch import Tensor
 
 from treadle.data.shards import END_ID
 from treadle.model.adapter import Adapter
-from treadle.model.generate import generation_threads, make_memory
+from treadle.model.generate import PROCESSOR, generation_threads, make_memory
 from treadle.model.memory import Part, TextModel
 from treadle.model.sampling import likely, sample
 from treadle.model.template import ChatTemplate
@@ -26,18 +26,18 @@ _ALONE = 2  # answers under way up to which tokens are guessed and read with the
 
 
 class Engine(Writer):
-    """The models of this project, on this machine's processors."""
+    """The models of this project, on this machine: on its GPU where it has one, else on its processors."""
 
     def __init__(
         self, model: TextModel, tokenizer: Tokenizer, version: Version, slots: int, queue: int,
         template: ChatTemplate | None = None, ends: Sequence[int] = (END_ID,), memory: int | None = None,
-        adapters: Sequence[Adapter] = (),
+        adapters: Sequence[Adapter] = (), device: torch.device = PROCESSOR,
     ) -> None:
-        """``template`` of a model that was trained on conversations; ``ends``: tokens that end an answer; ``memory``: bytes for
-        what it has read, None: as much as all slots may need. Raises ``UserError`` where there are ``adapters`` and no kernels."""
+        """``template`` of a model that was trained on conversations; ``ends``: tokens that end an answer; ``memory``: bytes on the
+        ``device`` for what it has read, None: as much as all slots may need."""
         super().__init__(tokenizer, model.vocabulary, version, slots, queue, template, ends)
         self.model = model
-        self._memory = make_memory(model, slots, memory, adapters)
+        self._memory = make_memory(model, slots, memory, adapters, device)
         self.adapters = {adapter.name: adapter for adapter in adapters}
         self._places = {adapter.name: place for place, adapter in enumerate(adapters)}
         self._thread.start()

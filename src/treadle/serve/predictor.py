@@ -10,15 +10,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import torch
 
 from treadle.core.batch import Batch
 from treadle.core.errors import RequestError
+from treadle.core.runtime import best_device
 from treadle.data.schema import Schema
 from treadle.data.table import Table
-from treadle.model.generate import generation_threads
+from treadle.model.generate import SMALL, generation_threads
+from treadle.model.layers.quantized import Int8Rows
 from treadle.model.network import Network
 from treadle.serve.line import Asker, Late, Line
 from treadle.serve.version import Retired, Version
@@ -58,7 +61,7 @@ class Predictor:
     with the load and a lone request waits for no one. A thread computes; of a ``quick`` model, ``answer`` does without it."""
 
     def __init__(self, network: Network, schema: Schema, version: Version, queue: int) -> None:
-        self.network, self.schema, self.version = network, schema, version
+        self.network, self.schema, self.version = _placed(network), schema, version
         self._threads = generation_threads(network)
         self._line: Line[_Waiting] = Line(max(1, queue))
         self._gathered: list[_Gathered] = []  # of the event loop alone
@@ -214,6 +217,12 @@ class Predictor:
                 return taken
 
 
+def _placed(network: Network) -> Network:
+    """On the GPU where there is one and the network is large: a small one is quicker on the processor, for which int8 is too."""
+    able = network.parameter_count >= SMALL and not any(isinstance(module, Int8Rows) for module in network.modules())
+    return network.to(best_device()) if able else network
+
+
 def _failed(error: Exception) -> RequestError:
     return RequestError("the model failed at this request", status=500, cure=f"the server's log says why ({type(error).__name__})")
 
@@ -227,8 +236,8 @@ def predict(
     for first in range(0, len(rows), ROWS):
         part = rows[first : first + ROWS]
         batch: Batch = Table("request", schema.encode_inputs(part), {}, 0, shuffle=False).whole()
-        readable = network.readable(network(batch))
-        answers = {name: schema.targets[name].answers(outputs.float().numpy()) for name, outputs in readable.items()}
+        readable = network.readable(network(batch.to(next(chain(network.parameters(), network.buffers())).device)))
+        answers = {name: schema.targets[name].answers(outputs.float().cpu().numpy()) for name, outputs in readable.items()}
         found += [
             {name: schema.targets[name].about(given[place], row) for name, given in answers.items()}
             for place, row in enumerate(part)

@@ -1,11 +1,11 @@
 """Self-attention, causal or not, with grouped queries, rotary positions and optional query-key normalisation.
 
-B rows, T new positions, L positions held, H query heads, K key heads, C features per head, D features per token.
+B rows, T new positions, H query heads, K key heads, C features per head, D features per token.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,11 @@ from treadle.model.layers.recompute import remade
 from treadle.model.layers.rope import rotate
 
 
-@dataclass
-class LayerCache:
-    """Where this call's rows stand in one layer's memory of earlier positions."""
+class LayerCache(Protocol):
+    """One layer's memory of earlier positions of the texts that the rows are of."""
 
-    keys: Tensor  # (B, K, L, C): a view of the rows that take part, L positions after this call
-    values: Tensor  # (B, K, L, C)
-    write: tuple[Tensor, Tensor]  # (B, 1) row and (B, T) position indices at which the new keys and values go
-    mask: Tensor | None  # (B, 1, T, L) boolean, True where a query may look; None: plain causal over T = L
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q (B, H, T, C), k and v (B, K, T, C) -> (B, T, H C): remember the new keys and values, then look at all up to each."""
 
 
 class Attention(nn.Module):
@@ -44,7 +41,7 @@ class Attention(nn.Module):
         self, x: Tensor, rope: Tensor, cache: LayerCache | None = None, look: Tensor | None = None, causal: bool = True,
         apart: Groups | None = None,
     ) -> Tensor:
-        """x: (B, T, D) -> (B, T, D). With a cache the new keys and values are written into it first. ``look`` (B, 1, T or 1, T):
+        """x: (B, T, D) -> (B, T, D). With a cache, that is what is looked at. ``look`` (B, 1, T or 1, T):
         True where a position may be looked at; without it, all earlier ones, and unless ``causal`` the later ones too. ``apart``:
         x (1, N, D) holds such documents, each of which looks back at itself alone."""
         asked, known, v = (layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.q_proj, self.k_proj, self.v_proj))
@@ -58,10 +55,8 @@ class Attention(nn.Module):
         q, k, v = query(), key(), v.transpose(1, 2)  # (B, H, T, C), (B, K, T, C) twice
         again = [(q, query), (k, key)] if isinstance(self.q_norm, RMSNorm) else []  # what they are made of is kept by the norms
         if cache is not None:
-            rows, positions = cache.write
-            cache.keys[rows, :, positions] = k.transpose(1, 2)
-            cache.values[rows, :, positions] = v.transpose(1, 2)
-            k, v, look = cache.keys, cache.values, cache.mask
+            seen: Tensor = self.o_proj(cache.attend(q, k, v))
+            return seen
         with remade(*again):
             parts = self._attend(q, k, v, look, causal, apart)
 
