@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -72,6 +73,16 @@ def test_a_machine_without_a_compiler_computes_with_each_that_it_can(built: Path
     assert found == said_of("CompiledDecoder", ALL)
     assert f"the kernels that were built for {level.name} compute" in said
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_processor_without_wide_vectors_computes_the_same(tmp_path: Path) -> None:
+    """By the plain C that others have no need of."""
+    command = compiler()
+    if command is None or platform.machine() != "x86_64":
+        pytest.skip("needs a C compiler on x86-64")
+    known = os.environ | {"CC": shlex.join([*command, "-mno-avx"]), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", USE], env=known, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said_of("CompiledDecoder", ALL)
 
 
 def test_what_is_missing_damaged_or_of_other_sources_is_said_and_done_without(

@@ -8,6 +8,9 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #define PAGE 16
 #define PER_LAYER 12  // pointers: norm; queries, keys and values, scales; norms of queries and keys; output, scales; norm; gate and up, scales; down, scales
@@ -126,6 +129,40 @@ static void raised(const pass *p, int64_t layer, int product, int64_t first, int
     }
 }
 
+// Eight numbers at once, by whatever instructions the processor has for that.
+typedef float eight __attribute__((vector_size(32)));
+
+INLINE eight eight_floats(const float *from) {
+    eight x;
+    memcpy(&x, from, sizeof(x));
+    return x;
+}
+
+// sum + a b, rounded once where the processor can: said outright, since a compiler that chooses may choose otherwise for another number of
+// tokens, whose results would then differ.
+INLINE eight fused(eight a, eight b, eight sum) {
+#ifdef __FMA__
+    return (eight)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#elif defined(__aarch64__)
+    for (int l = 0; l < 8; l++) sum[l] = __builtin_fmaf(a[l], b[l], sum[l]);
+    return sum;
+#else
+    return sum + a * b;
+#endif
+}
+
+INLINE eight eight_bf16(const bf16 *from) {
+#ifdef __AVX2__
+    return (eight)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from)), 16);
+#else
+    typedef bf16 halves __attribute__((vector_size(16)));
+    typedef uint32_t whole __attribute__((vector_size(32)));
+    halves half;
+    memcpy(&half, from, sizeof(half));
+    return (eight)(__builtin_convertvector(half, whole) << 16);
+#endif
+}
+
 #define KERNELS "decoder_cache.h"
 #include "kinds.h"
 
@@ -161,15 +198,20 @@ static void raised(const pass *p, int64_t layer, int product, int64_t first, int
 #define ROW(K) UP(K, STEP)
 
 #define STEP 32
-#define ACT_BYTES(K) (2 * UP(K, STEP))
+#define EIGHT eight_bf16
+#define ACT_BYTES(K) (sizeof(ACT) * UP(K, STEP))
 #define WEIGHT bf16
 #define OF of_bf16
 #define TO to_bf16
 #define NAME(f) f##_bf16
 #define CACHED(f) f##_bf16
 #ifdef __AVX512BF16__
-#include <immintrin.h>
 #define PAIRS
+#define ACT bf16
+#define TAKEN(x) to_bf16(x)
+#else
+#define ACT float
+#define TAKEN(x) of_bf16(to_bf16(x))
 #endif
 #include "decoder_real.h"
 #include "decoder.h"
@@ -181,7 +223,13 @@ static void raised(const pass *p, int64_t layer, int product, int64_t first, int
 #undef STEP
 #undef ACT_BYTES
 #undef PAIRS
+#undef ACT
+#undef TAKEN
+#undef EIGHT
 #define STEP 16
+#define EIGHT eight_floats
+#define ACT float
+#define TAKEN(x) (x)
 #define ACT_BYTES(K) (4 * UP(K, STEP))
 #define WEIGHT float
 #define OF of_float

@@ -96,13 +96,7 @@ INLINE void NAME(attend_sized)(
 }
 
 static void NAME(attend_some)(const pass *p, int64_t layer, int64_t n, int64_t g, const int tokens, float *scores) {
-    if (p->features == 64 && tokens == 2) NAME(attend_sized)(p, layer, n, g, 2, 64, scores);
-    else if (p->features == 64) NAME(attend_sized)(p, layer, n, g, 1, 64, scores);
-    else if (p->features == 128 && tokens == 2) NAME(attend_sized)(p, layer, n, g, 2, 128, scores);
-    else if (p->features == 128) NAME(attend_sized)(p, layer, n, g, 1, 128, scores);
-    else if (p->features == 32 && tokens == 2) NAME(attend_sized)(p, layer, n, g, 2, 32, scores);
-    else if (p->features == 32) NAME(attend_sized)(p, layer, n, g, 1, 32, scores);
-    else if (tokens == 2) NAME(attend_sized)(p, layer, n, g, 2, p->features, scores);
+    if (tokens == 2) NAME(attend_sized)(p, layer, n, g, 2, p->features, scores);
     else NAME(attend_sized)(p, layer, n, g, 1, p->features, scores);
 }
 

@@ -84,6 +84,48 @@ INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uin
     for (int i = 0; i < tokens; i++)
         for (int j = 0; j < rows; j++) sums[i][j] = _mm512_reduce_add_ps(found[i][j]);
 }
+#elif defined(__AVX2__)
+INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uint8_t *w, const char *act, float sums[4][4]) {
+    const __m256i ones = _mm256_set1_epi16(1), half = _mm256_set1_epi8(15);
+    const int64_t wide = UP(K, STEP);
+    for (int j = 0; j < rows; j++) {
+        const uint8_t *row = w + j * ROW(K), *least = row + wide / STEP * PIECE;
+        __m256 found[4];
+        for (int i = 0; i < tokens; i++) found[i] = _mm256_setzero_ps();
+        for (int64_t k = 0; k < wide; k += BLOCK) {
+            const int64_t end = wide - k < BLOCK ? wide : k + BLOCK;
+            __m256 part[4];
+            for (int i = 0; i < tokens; i++) part[i] = _mm256_setzero_ps();
+            for (int64_t l = k; l < end; l += STEP) {
+                const uint8_t *piece = row + l / STEP * PIECE;
+                const __m256i both = _mm256_loadu_si256((const __m256i *)(piece + 4));
+                const __m256i weights[2] = {_mm256_and_si256(both, half), _mm256_and_si256(_mm256_srli_epi16(both, 4), half)};
+                for (int g = 0; g < 2; g++) {
+                    bf16 figure;
+                    memcpy(&figure, piece + 2 * g, sizeof(figure));
+                    const __m256 scale = _mm256_set1_ps(of_bf16(figure));
+                    for (int i = 0; i < tokens; i++) {
+                        const __m256i q = _mm256_loadu_si256((const __m256i *)(act + i * ACT_BYTES(K) + l + g * GROUP));
+                        const __m256i dot = _mm256_madd_epi16(_mm256_maddubs_epi16(weights[g], q), ones);
+                        part[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, part[i]);
+                    }
+                }
+            }
+            for (int i = 0; i < tokens; i++) {
+                const __m256 factor = _mm256_set1_ps(grouped_at(act + i * ACT_BYTES(K), K).scale[k / BLOCK]);
+                found[i] = _mm256_fmadd_ps(part[i], factor, found[i]);
+            }
+        }
+        for (int64_t g = 0; g < GROUPS(K); g += 8) {
+            bf16 figures[8] = {0};
+            memcpy(figures, least + 2 * g, sizeof(bf16) * (GROUPS(K) - g < 8 ? GROUPS(K) - g : 8));
+            const eight some = eight_bf16(figures);
+            for (int i = 0; i < tokens; i++)
+                found[i] = _mm256_fmadd_ps((__m256)some, _mm256_loadu_ps(grouped_at(act + i * ACT_BYTES(K), K).sums + g), found[i]);
+        }
+        for (int i = 0; i < tokens; i++) sums[i][j] = sum_of(found[i]);
+    }
+}
 #else
 INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uint8_t *w, const char *act, float sums[4][4]) {
     const int64_t wide = UP(K, STEP);

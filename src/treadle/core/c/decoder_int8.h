@@ -44,7 +44,6 @@ static void NAME(prepare)(int64_t K, const float *x, char *act) {
 }
 
 #ifdef __AVX512VNNI__
-#include <immintrin.h>
 // A step of 64 columns, or both of a block, of each row with each token.
 INLINE void NAME(steps)(
     const int tokens, const int rows, const int steps, int64_t K, int64_t k, const uint8_t *w, const char *act, __m512 found[4][4]
@@ -76,6 +75,41 @@ INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uin
     if (whole < wide) NAME(steps)(tokens, rows, 1, K, whole, w, act, found);
     for (int i = 0; i < tokens; i++)
         for (int j = 0; j < rows; j++) sums[i][j] = _mm512_reduce_add_ps(found[i][j]);
+}
+#elif defined(__AVX2__)
+INLINE float sum_of(__m256 x) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)), two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+// The instruction for whole numbers takes one of them without a sign, and two products must fit 16 bits: the weight's sign goes over to
+// the activation.
+INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uint8_t *w, const char *act, float sums[4][4]) {
+    const __m256i ones = _mm256_set1_epi16(1), flip = _mm256_set1_epi8(-128);
+    const int64_t wide = UP(K, STEP);
+    for (int j = 0; j < rows; j++) {  // one by one, as they lie in memory
+        __m256 found[4];
+        for (int i = 0; i < tokens; i++) found[i] = _mm256_setzero_ps();
+        for (int64_t k = 0; k < wide; k += BLOCK) {
+            const int64_t end = wide - k < BLOCK ? wide : k + BLOCK;
+            __m256i sum[4];
+            for (int i = 0; i < tokens; i++) sum[i] = _mm256_setzero_si256();
+            for (int64_t l = k; l < end; l += 32) {
+                const __m256i weight = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(w + j * wide + l)), flip);
+                const __m256i size = _mm256_abs_epi8(weight);
+                for (int i = 0; i < tokens; i++) {
+                    const __m256i q = _mm256_loadu_si256((const __m256i *)(act + i * ACT_BYTES(K) + l));
+                    const __m256i two = _mm256_maddubs_epi16(size, _mm256_sign_epi8(q, weight));
+                    sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(two, ones));
+                }
+            }
+            for (int i = 0; i < tokens; i++) {
+                const __m256 scale = _mm256_set1_ps(quantized_at(act + i * ACT_BYTES(K), K).scale[k / BLOCK]);
+                found[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[i]), scale, found[i]);
+            }
+        }
+        for (int i = 0; i < tokens; i++) sums[i][j] = sum_of(found[i]);
+    }
 }
 #else
 INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uint8_t *w, const char *act, float sums[4][4]) {

@@ -1,8 +1,9 @@
-// bfloat16 or float32 weights, rows filled up with zeros to a multiple of STEP; activations of the same kind, sums in float32.
+// bfloat16 or float32 weights, rows filled up with zeros to a multiple of STEP; activations rounded to the same kind, and held in it (ACT)
+// where products take them so, else in float32; sums in float32.
 static void NAME(prepare)(int64_t K, const float *x, char *act) {
-    WEIGHT *to = (WEIGHT *)act;
-    for (int64_t j = 0; j < K; j++) to[j] = TO(x[j]);
-    memset(to + K, 0, (UP(K, STEP) - K) * sizeof(WEIGHT));
+    ACT *to = (ACT *)act;
+    for (int64_t j = 0; j < K; j++) to[j] = TAKEN(x[j]);
+    memset(to + K, 0, (UP(K, STEP) - K) * sizeof(ACT));
 }
 
 #ifdef PAIRS
@@ -24,24 +25,36 @@ INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const WEI
         for (int j = 0; j < rows; j++) sums[i][j] = _mm512_reduce_add_ps(found[i][j]);
 }
 #else
-INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const WEIGHT *w, const char *act, float sums[4][4]) {
+#define CHAINS (STEP / 8)  // sums of a row and a token, in registers
+#define SOME (8 / CHAINS)  // tokens for which there are as many registers
+
+// Rows one by one, as they lie in memory.
+INLINE void NAME(some_of)(const int tokens, const int rows, int64_t K, const WEIGHT *w, const char *act, float sums[][4]) {
     const int64_t wide = UP(K, STEP);
-    float found[4][4][16];
-    memset(found, 0, sizeof(found));
-    for (int64_t k = 0; k < wide; k += 16)
-        for (int j = 0; j < rows; j++)
-            for (int i = 0; i < tokens; i++) {
-                const WEIGHT *x = (const WEIGHT *)act + i * wide + k, *row = w + j * wide + k;
-#pragma omp simd
-                for (int l = 0; l < 16; l++) found[i][j][l] += OF(row[l]) * OF(x[l]);
+    for (int j = 0; j < rows; j++) {
+        eight found[SOME][CHAINS];
+        for (int i = 0; i < tokens; i++)
+            for (int c = 0; c < CHAINS; c++) found[i][c] = (eight){0};
+        for (int64_t k = 0; k < wide; k += STEP)
+            for (int c = 0; c < CHAINS; c++) {
+                const eight weight = EIGHT(w + j * wide + k + 8 * c);
+                for (int i = 0; i < tokens; i++)
+                    found[i][c] = fused(weight, eight_floats((const float *)act + i * wide + k + 8 * c), found[i][c]);
             }
-    for (int i = 0; i < tokens; i++)
-        for (int j = 0; j < rows; j++) {
-            float sum = 0;
-            for (int l = 0; l < 16; l++) sum += found[i][j][l];
-            sums[i][j] = sum;
+        for (int i = 0; i < tokens; i++) {
+            eight f = found[i][0];
+            for (int c = 1; c < CHAINS; c++) f += found[i][c];
+            sums[i][j] = ((f[0] + f[4]) + (f[2] + f[6])) + ((f[1] + f[5]) + (f[3] + f[7]));
         }
+    }
 }
+
+INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const WEIGHT *w, const char *act, float sums[4][4]) {
+    for (int n = 0; n < tokens; n += SOME)
+        NAME(some_of)(tokens - n < SOME ? tokens - n : SOME, rows, K, w, act + n * ACT_BYTES(K), sums + n);
+}
+#undef CHAINS
+#undef SOME
 #endif
 
 static void NAME(embed)(int64_t D, const WEIGHT *w, const float *scale, int64_t id, float *x) {
