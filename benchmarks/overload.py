@@ -103,13 +103,14 @@ class Load:
         self.over = True
 
     async def client(self) -> None:
-        line = await Line.open(self.url)
+        line = None  # until there is something to ask: one that says nothing is cut off
         while not (self.over and self._waiting.empty()):
             try:
                 at, asked = await asyncio.wait_for(self._waiting.get(), 1)
             except TimeoutError:
                 continue
             try:
+                line = line or await Line.open(self.url)
                 status, body = await line.ask(asked)
                 self.statuses[str(status)] += 1
                 if status == 200:
@@ -119,8 +120,9 @@ class Load:
                 if self.over:
                     return
                 self.statuses["connection lost"] += 1
-                line = await Line.open(self.url)
-        line.close()
+                line = None
+        if line is not None:
+            line.close()
 
     async def accept(self, line: Line, id: str) -> None:
         self.accepted.add(id)
