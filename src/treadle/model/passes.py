@@ -35,7 +35,7 @@ class Pages:
     """Room for the keys and values of ``count`` times ``PAGE`` places: in float32 where the weights are, else in bf16."""
 
     def __init__(self, shape: Shape, kind: torch.dtype, count: int, device: torch.device | None = None) -> None:
-        """Of a decoder on the processor what is in them is left as it is, else it is 0."""
+        """On ``device``, and 0; None: on the processor, with whatever lay there, for a decoder that reads only what it wrote."""
         make, held = torch.empty if device is None else torch.zeros, _held(kind)
         self.count = count
         self.keys = make(shape.depth, count, shape.kv_heads, shape.head_dim, PAGE, dtype=held, device=device)
