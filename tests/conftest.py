@@ -163,3 +163,14 @@ def open_ledger(ledger_url: str, tmp_path: Path) -> Iterator[Callable[[], Any]]:
 @pytest.fixture
 def ledger(open_ledger: Callable[[], Any]) -> Any:
     return open_ledger()
+
+
+@pytest.fixture(params=["kernels", "torch"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transformer is read by the compiled kernels, and once more by torch's operations."""
+    from treadle.core import native
+
+    if request.param == "torch":
+        monkeypatch.setattr(native, "kernels", lambda: None)
+    elif native.compiler() is None:
+        pytest.skip("needs a C compiler")

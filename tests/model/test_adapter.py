@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from treadle.core import native
 from treadle.core.errors import ArtifactError, UserError
 from treadle.model.adapter import CONFIG, PRODUCTS, WEIGHTS, Adapter
 from treadle.model.decoder import compiled_decoder
@@ -27,20 +26,13 @@ from treadle.spec.shape import Shape
 
 SHAPE = Shape(vocabulary=40, context=100, depth=2, width=32, heads=4, kv_heads=2, head_dim=16, hidden=48)
 ALL = tuple(member for members in PRODUCTS for member in members)
+pytestmark = pytest.mark.usefixtures("each_way")
 CONFIGURED = {"peft_type": "LORA", "r": 4, "lora_alpha": 12, "bias": "none", "target_modules": list(ALL)}
 
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
     return make_model(SHAPE, 0).eval()
-
-
-@pytest.fixture(autouse=True, params=["kernels", "torch"])
-def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "torch":
-        monkeypatch.setattr(native, "kernels", lambda: None)
-    elif native.compiler() is None:
-        pytest.skip("needs a C compiler")
 
 
 def matrix(model: LanguageModel, layer: int, member: str) -> Any:
@@ -127,7 +119,8 @@ def test_what_is_added_to_rounded_weights_is_the_same(tmp_path: Path, model: Lan
     if kind in ("int8", "int4"):
         quantize_language(base, kind)
     held = memory(base, [Adapter.load(tmp_path, "polite", SHAPE)])
-    assert held.decoder.kind == ((held.decoder.has_weights and {"bf16": torch.bfloat16, "int8": torch.int8}[kind]) or torch.float32)
+    own = {"bf16": torch.bfloat16, "int8": torch.int8}[kind]
+    assert held.decoder.kind == (own if held.decoder.has_weights else torch.float32)
     error = (scores(held, base, text(3), 0) - more).abs().max()
     assert error < 0.1 * (more - plain).abs().max()
     assert (scores(held, base, text(3), -1) - plain).abs().max() < 0.1 * (more - plain).abs().max()

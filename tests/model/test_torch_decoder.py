@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from treadle.model import torch_decoder as module
 from treadle.model.layers.quantized import quantize_language
 from treadle.model.model import LanguageModel, make_model
 from treadle.model.passes import Pass
-from treadle.model.torch_decoder import ROWS, SPAN, TorchDecoder
+from treadle.model.torch_decoder import SPAN, TorchDecoder
 from treadle.spec.shape import Shape
 
 CPU = torch.device("cpu")
@@ -80,7 +81,7 @@ def test_so_does_one_of_several_spans(kind: str):
 def test_the_rows_of_a_tile_change_no_more_than_rounding(monkeypatch: pytest.MonkeyPatch):
     text, found = words(SHAPES[0], 100), []
     for rows in (8, 64):
-        monkeypatch.setitem(ROWS, "cpu", rows)
+        monkeypatch.setattr(module, "ROWS", rows)
         decoder = TorchDecoder(model_of(SHAPES[0], "float32"), CPU)
         found.append(read(decoder, decoder.pages(7), text, range(7)))
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from treadle.core import native
 from treadle.core.errors import ArtifactError
 from treadle.data.shards import END_ID
 from treadle.model.generate import generate
@@ -22,7 +21,7 @@ from treadle.serve.live import LiveModel
 from treadle.serve.monitor import Monitor
 
 Serve = Callable[..., Any]
-pytestmark = pytest.mark.skipif(not native.compiler(), reason="needs a C compiler")
+pytestmark = pytest.mark.usefixtures("each_way")
 SCALE = 2.0
 
 

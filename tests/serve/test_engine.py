@@ -12,7 +12,6 @@ import pytest
 import torch
 from sites import Asks
 
-from treadle.core import native
 from treadle.core.errors import RequestError
 from treadle.core.layout import Layout
 from treadle.data.shards import END_ID
@@ -128,13 +127,9 @@ def test_a_seed_gives_the_same_answer_alone_and_among_others(make: Callable[...,
     assert ask("def f", asked(30, 0.9, 0.9, seed=8)) != alone
 
 
-@pytest.mark.parametrize("kernels", [True, False])
-def test_in_200_random_mixes_every_answer_is_the_one_that_it_gets_alone(
-    make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch, kernels: bool
-) -> None:
+@pytest.mark.usefixtures("each_way")
+def test_in_200_random_mixes_every_answer_is_the_one_that_it_gets_alone(make: Callable[..., Ask]) -> None:
     """To the token: requests that begin alike or not, at any temperature, with stop strings, cancelled or not, in any order."""
-    if not kernels:
-        monkeypatch.setattr(native, "kernels", lambda: None)
     alone, draw = make(slots=1), random.Random(0)
     known: dict[tuple[str, Settings], tuple[str, str]] = {}
     starts = ["def f(x):\n    return x\n" * 3, "import json\n", "class A:\n    pass\n" * 5]
@@ -314,12 +309,10 @@ def test_a_failing_step_gives_up_its_answers_and_no_others(make: Callable[..., A
     assert ask("x")[1] == "length"
 
 
-@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.usefixtures("each_way")
 def test_a_step_that_fails_behind_its_reading_is_read_again_from_where_it_began(
-    make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch, kernels: bool
+    make: Callable[..., Ask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not kernels:
-        monkeypatch.setattr(native, "kernels", lambda: None)
     ask, real, failed = make(), Engine._read, list[int]()
     alone = [ask(prompt) for prompt in PROMPTS[:3]]
 

@@ -17,6 +17,7 @@ from treadle.model.layers.four_bits import KIND as INT4
 from treadle.model.layers.four_bits import Int4Linear
 from treadle.model.layers.norm import RMSNorm
 from treadle.model.layers.quantized import Int8Rows
+from treadle.model.layers.rounded import is_exact
 from treadle.model.model import LanguageModel
 from treadle.model.passes import Decoder, Pages, Pass
 from treadle.model.trunks.transformer import Layer
@@ -37,7 +38,8 @@ class CompiledDecoder(Decoder):
         self.shape, self.run, self.threads, self.adapters = model.shape, run, threads, adapters
         kind = _kind(model)
         assert kind is not None
-        self.kind = torch.bfloat16 if kind == torch.float32 and all(map(_is_bf16, _matrices(model))) else kind
+        exact = kind == torch.float32 and all(is_exact(m.weight, torch.bfloat16) for m in _matrices(model))
+        self.kind = torch.bfloat16 if exact else kind
         self.rope = model.trunk.rope.contiguous()
         self.weights: list[Tensor | None] = []
         for layer in cast(Iterable[Layer], model.trunk.layers):
@@ -119,11 +121,6 @@ def _kind(model: LanguageModel) -> torch.dtype | None:
         if all(isinstance(m, inside) for m in layers) and all(isinstance(m, outside) for m in outer):
             return kind
     return None
-
-
-def _is_bf16(matrix: Any) -> bool:
-    """Whether all its weights are exact in it."""
-    return bool((matrix.weight.bfloat16().float() == matrix.weight.float()).all())
 
 
 def _matrices(module: nn.Module) -> list[Any]:

@@ -35,11 +35,10 @@ class Pages:
     """Room for the keys and values of ``count`` times ``PAGE`` places: in float32 where the weights are, else in bf16."""
 
     def __init__(self, shape: Shape, kind: torch.dtype, count: int, device: torch.device | None = None) -> None:
-        """On ``device``, and 0; None: on the processor, with whatever lay there, for a decoder that reads only what it wrote."""
-        make, held = torch.empty if device is None else torch.zeros, _held(kind)
-        self.count = count
-        self.keys = make(shape.depth, count, shape.kv_heads, shape.head_dim, PAGE, dtype=held, device=device)
-        self.values = make(shape.depth, count, shape.kv_heads, PAGE, shape.head_dim, dtype=held, device=device)
+        """With whatever lay there, on ``device``; None: on the processor."""
+        self.count, held = count, _held(kind)
+        self.keys = torch.empty(shape.depth, count, shape.kv_heads, shape.head_dim, PAGE, dtype=held, device=device)
+        self.values = torch.empty(shape.depth, count, shape.kv_heads, PAGE, shape.head_dim, dtype=held, device=device)
 
     @staticmethod
     def size(shape: Shape, kind: torch.dtype) -> int:

@@ -1,7 +1,7 @@
 """A language model as torch's operations run it over pages: on a GPU, and on a processor for which there are no kernels.
 
 Products and sums of one shape add up in one order, those of another perhaps in another. So all that is computed has the same shape
-in any company: tokens go through the model ``ROWS`` at a time, filled up with others where they are fewer; those of one text look
+in any company: tokens go through the model a tile at a time, filled up where they are fewer; those of one text look
 ``QUERIES`` together at ``SPAN`` places at a time, and what is behind their own place counts nothing.
 
 N rows of a tile, B groups of Q queries, H query heads, K key heads, C features of a head.
@@ -26,9 +26,8 @@ from treadle.model.model import LanguageModel
 from treadle.model.passes import PAGE, Decoder, Pages, Pass
 from treadle.model.trunks.transformer import Layer
 
-ROWS = {"cpu": 8}
-"""By kind of device; a processor is soon slower for more."""
-_ROWS = 64  # of a GPU: as long as that, it is reading the weights that takes the time
+ROWS, GPU_ROWS = 8, 64
+"""Of a tile. A processor is soon slower for more; on a GPU, as long as that, it is reading the weights that takes the time."""
 QUERIES = 8
 SPAN = 256
 _Pair = tuple[Tensor, Tensor]
@@ -63,12 +62,15 @@ class TorchDecoder(Decoder):
             round_modules(model, kind)
         plain = any(isinstance(module, (nn.Linear, nn.Embedding)) for module in model.modules())
         self.kind = torch.float32 if plain or kind is None else kind
-        self.tile = ROWS.get(device.type, _ROWS)
+        self.tile = ROWS if device.type == "cpu" else GPU_ROWS
         self._asking: list[tuple[int, Tensor]] = []  # adapters that the tile's texts have, and which rows (1, N, 1)
         self._hooks(model)
 
     def pages(self, count: int) -> Pages:
-        return Pages(self.shape, self.kind, count, self.device)
+        made = Pages(self.shape, self.kind, count, self.device)
+        for part in (made.keys, made.values):
+            part.zero_()  # what may not be seen is multiplied with 0, and nothing else may come of that
+        return made
 
     @torch.inference_mode()
     def read(self, given: Pass, pages: Pages) -> Tensor:

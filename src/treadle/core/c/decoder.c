@@ -151,6 +151,8 @@ INLINE eight fused(eight a, eight b, eight sum) {
 #endif
 }
 
+INLINE float sum_of(eight x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+
 INLINE eight eight_bf16(const bf16 *from) {
 #ifdef __AVX2__
     return (eight)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from)), 16);
@@ -202,7 +204,6 @@ INLINE eight eight_bf16(const bf16 *from) {
 #define ACT_BYTES(K) (sizeof(ACT) * UP(K, STEP))
 #define WEIGHT bf16
 #define OF of_bf16
-#define TO to_bf16
 #define NAME(f) f##_bf16
 #define CACHED(f) f##_bf16
 #ifdef __AVX512BF16__
@@ -217,11 +218,9 @@ INLINE eight eight_bf16(const bf16 *from) {
 #include "decoder.h"
 #undef WEIGHT
 #undef OF
-#undef TO
 #undef NAME
 #undef CACHED
 #undef STEP
-#undef ACT_BYTES
 #undef PAIRS
 #undef ACT
 #undef TAKEN
@@ -230,10 +229,8 @@ INLINE eight eight_bf16(const bf16 *from) {
 #define EIGHT eight_floats
 #define ACT float
 #define TAKEN(x) (x)
-#define ACT_BYTES(K) (4 * UP(K, STEP))
 #define WEIGHT float
 #define OF of_float
-#define TO to_float
 #define NAME(f) f##_float32
 #define CACHED(f) f##_float32
 #include "decoder_real.h"

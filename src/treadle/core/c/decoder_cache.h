@@ -82,10 +82,10 @@ INLINE void NAME(attend_of)(
     if (whole < C) NAME(weighted)(p, layer, g, table, length, tokens, queries, C, whole, C - whole, scores, held, to);
 }
 
-INLINE void NAME(attend_sized)(
-    const pass *p, int64_t layer, int64_t n, int64_t g, const int tokens, const int64_t C, float *scores
+INLINE void NAME(attend_counted)(
+    const pass *p, int64_t layer, int64_t n, int64_t g, const int tokens, float *scores
 ) {
-    const int64_t share = p->heads / p->kv_heads;
+    const int64_t share = p->heads / p->kv_heads, C = p->features;
     for (int64_t h = 0; h < share; h += QUERIES) {
         const int64_t first = g * share + h;
         if (share - h >= 4) NAME(attend_of)(p, layer, n, g, first, tokens, 4, C, scores);
@@ -96,8 +96,8 @@ INLINE void NAME(attend_sized)(
 }
 
 static void NAME(attend_some)(const pass *p, int64_t layer, int64_t n, int64_t g, const int tokens, float *scores) {
-    if (tokens == 2) NAME(attend_sized)(p, layer, n, g, 2, p->features, scores);
-    else NAME(attend_sized)(p, layer, n, g, 1, p->features, scores);
+    if (tokens == 2) NAME(attend_counted)(p, layer, n, g, 2, scores);
+    else NAME(attend_counted)(p, layer, n, g, 1, scores);
 }
 
 // Of token n and of the next, where there is one, what the queries that share key head g see: of both at once where one follows the other.

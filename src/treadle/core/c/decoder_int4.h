@@ -123,7 +123,7 @@ INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uin
             for (int i = 0; i < tokens; i++)
                 found[i] = _mm256_fmadd_ps((__m256)some, _mm256_loadu_ps(grouped_at(act + i * ACT_BYTES(K), K).sums + g), found[i]);
         }
-        for (int i = 0; i < tokens; i++) sums[i][j] = sum_of(found[i]);
+        for (int i = 0; i < tokens; i++) sums[i][j] = sum_of((eight)found[i]);
     }
 }
 #else

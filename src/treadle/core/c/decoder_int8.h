@@ -77,11 +77,6 @@ INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uin
         for (int j = 0; j < rows; j++) sums[i][j] = _mm512_reduce_add_ps(found[i][j]);
 }
 #elif defined(__AVX2__)
-INLINE float sum_of(__m256 x) {
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1)), two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
 // The instruction for whole numbers takes one of them without a sign, and two products must fit 16 bits: the weight's sign goes over to
 // the activation.
 INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uint8_t *w, const char *act, float sums[4][4]) {
@@ -108,7 +103,7 @@ INLINE void NAME(tile_of)(const int tokens, const int rows, int64_t K, const uin
                 found[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[i]), scale, found[i]);
             }
         }
-        for (int i = 0; i < tokens; i++) sums[i][j] = sum_of(found[i]);
+        for (int i = 0; i < tokens; i++) sums[i][j] = sum_of((eight)found[i]);
     }
 }
 #else

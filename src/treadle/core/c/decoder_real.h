@@ -44,7 +44,7 @@ INLINE void NAME(some_of)(const int tokens, const int rows, int64_t K, const WEI
         for (int i = 0; i < tokens; i++) {
             eight f = found[i][0];
             for (int c = 1; c < CHAINS; c++) f += found[i][c];
-            sums[i][j] = ((f[0] + f[4]) + (f[2] + f[6])) + ((f[1] + f[5]) + (f[3] + f[7]));
+            sums[i][j] = sum_of(f);
         }
     }
 }
